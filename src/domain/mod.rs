@@ -1,0 +1,11 @@
+//! The rules of ChatPulse, pure: no IO, no async, no clock (time is passed in), no wire formats.
+//!
+//! Reading order: [`time`], [`sentiment`] (the arithmetic), [`config`] (what a streamer can set),
+//! [`trigger`] (what a vote is), [`session`] and [`streamer`] (`decide` and `evolve`).
+
+pub mod config;
+pub mod sentiment;
+pub mod session;
+pub mod streamer;
+pub mod time;
+pub mod trigger;
