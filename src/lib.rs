@@ -1,6 +1,12 @@
 //! ChatPulse shows a Twitch streamer what the chat feels, live: viewers type a word, each match is a
 //! vote for or against, and a bar in the stream moves at once and sinks back as the votes age.
 
+/// Typed settings: the defaults, a file and the environment, with every problem reported at once.
+pub mod settings;
+
+/// What the program says about itself: logs and the one list of metrics.
+pub mod telemetry;
+
 /// The rules, pure: the arithmetic of sentiment, what a vote is, what may happen to sessions and
 /// streamers. No IO, no clock.
 pub mod domain;

@@ -1,0 +1,4 @@
+//! What the program says about itself.
+
+pub mod logs;
+pub mod metrics;
