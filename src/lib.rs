@@ -10,3 +10,6 @@ pub mod telemetry;
 /// The rules, pure: the arithmetic of sentiment, what a vote is, what may happen to sessions and
 /// streamers. No IO, no clock.
 pub mod domain;
+
+/// What Twitch sends: signatures, EventSub messages, and a simulated Twitch.
+pub mod twitch;

@@ -1,0 +1,239 @@
+//! What Twitch says: the bodies of verified EventSub messages.
+//!
+//! Lenient on purpose. Only the fields used are read, borrowed from the body where the JSON holds no
+//! escapes; Twitch adds fields, fragment types, message types and statuses without a new version, and
+//! none of that may lose a vote. What decides is the body, because the headers that repeat it are not
+//! signed. Shapes: <https://dev.twitch.tv/docs/eventsub/eventsub-subscription-types/> and, for conduit
+//! shards, <https://dev.twitch.tv/docs/eventsub/handling-conduit-events/#verifying-a-conduit>.
+
+use std::borrow::Cow;
+
+use serde::Deserialize;
+
+use super::signature::{MessageType, Verified};
+use crate::domain::trigger::{Fragment, FragmentKind};
+
+/// The subscription type of chat messages.
+pub const CHANNEL_CHAT_MESSAGE: &str = "channel.chat.message";
+
+/// The status of a subscription that lives. A revocation can't carry it.
+const STATUS_ENABLED: &str = "enabled";
+/// Bytes of an id at most. Twitch's have up to 36; the journal takes 64.
+const ID_BYTES_MAX: usize = 64;
+
+/// What a verified message says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Message<'a> {
+    /// Answer with exactly this text to prove that the callback is ours.
+    Challenge(Cow<'a, str>),
+    /// Twitch ended a subscription.
+    Revocation(Revocation<'a>),
+    /// Somebody wrote in a chat.
+    ChatMessage(ChatMessage<'a>),
+    /// A message or a subscription of a type that nobody here asked for.
+    Unknown {
+        /// The subscription's type, empty when there is none.
+        subscription_type: Cow<'a, str>,
+    },
+}
+
+/// A subscription that Twitch ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Revocation<'a> {
+    pub subscription_id: Cow<'a, str>,
+    pub subscription_type: Cow<'a, str>,
+    /// Why, e.g. `authorization_revoked`. New values come without notice: each means that the
+    /// subscription is dead.
+    pub status: Cow<'a, str>,
+    /// Whose channel it was for, where the subscription's condition says so.
+    pub broadcaster_user_id: Option<Cow<'a, str>>,
+}
+
+/// One message in a chat. All ids have 1 to 64 bytes and no control characters.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ChatMessage<'a> {
+    /// The channel whose chat shows the message.
+    pub broadcaster_user_id: Cow<'a, str>,
+    pub chatter_user_id: Cow<'a, str>,
+    /// The chat message's own id: the same in each notification about it.
+    pub message_id: Cow<'a, str>,
+    /// The whole text; may be empty (a GIF alone).
+    pub text: Cow<'a, str>,
+    /// In a shared chat, the channel in which it was written, if that is another one.
+    pub source_broadcaster_user_id: Option<Cow<'a, str>>,
+    fragments: Vec<WireFragment<'a>>,
+}
+
+/// A genuine message whose shape is not the documented one.
+#[derive(Debug, thiserror::Error)]
+pub enum ShapeError {
+    #[error("the body is not JSON of the documented shape: {0}")]
+    Json(#[from] serde_json::Error),
+    #[error("the body has no {0}")]
+    Missing(&'static str),
+    #[error("{0} must have 1 to {ID_BYTES_MAX} bytes and no control characters")]
+    Id(&'static str),
+    #[error("a revocation of a subscription that is enabled")]
+    RevokedButEnabled,
+}
+
+/// Reads what `verified` says.
+///
+/// # Errors
+/// [`ShapeError`] when the body is not what Twitch documents for its type. Sending it again would not
+/// help, so the sender should not hear of it.
+pub fn parse<'a>(verified: &Verified<'a>) -> Result<Message<'a>, ShapeError> {
+    parse_body(verified.message_type(), verified.body())
+}
+
+fn parse_body(message_type: MessageType, body: &[u8]) -> Result<Message<'_>, ShapeError> {
+    let envelope: Envelope = serde_json::from_slice(body)?;
+    let subscription = envelope.subscription.unwrap_or_default();
+    match message_type {
+        MessageType::Challenge => {
+            let Text(challenge) = envelope.challenge.ok_or(ShapeError::Missing("challenge"))?;
+            Ok(Message::Challenge(challenge))
+        }
+        MessageType::Revocation => subscription.revocation().map(Message::Revocation),
+        MessageType::Notification => match subscription.kind {
+            None => Err(ShapeError::Missing("subscription.type")),
+            Some(Text(kind)) if kind == CHANNEL_CHAT_MESSAGE => chat_message(body).map(Message::ChatMessage),
+            Some(Text(subscription_type)) => Ok(Message::Unknown { subscription_type }),
+        },
+        MessageType::Other => Ok(Message::Unknown { subscription_type: text(subscription.kind) }),
+    }
+}
+
+impl ChatMessage<'_> {
+    /// The pieces of the message, as triggers are matched against them.
+    pub fn fragments(&self) -> Vec<Fragment<'_>> {
+        self.fragments.iter().map(WireFragment::as_domain).collect()
+    }
+}
+
+/// The parts that every message may have. Read first, in a pass that skips the event, because the
+/// subscription's type decides what the event is.
+#[derive(Deserialize)]
+struct Envelope<'a> {
+    #[serde(borrow, default)]
+    challenge: Option<Text<'a>>,
+    #[serde(borrow, default)]
+    subscription: Option<WireSubscription<'a>>,
+}
+
+#[derive(Default, Deserialize)]
+struct WireSubscription<'a> {
+    #[serde(borrow, default)]
+    id: Option<Text<'a>>,
+    #[serde(borrow, default, rename = "type")]
+    kind: Option<Text<'a>>,
+    #[serde(borrow, default)]
+    status: Option<Text<'a>>,
+    #[serde(borrow, default)]
+    condition: Option<WireCondition<'a>>,
+}
+
+#[derive(Deserialize)]
+struct WireCondition<'a> {
+    #[serde(borrow, default)]
+    broadcaster_user_id: Option<Text<'a>>,
+}
+
+#[derive(Deserialize)]
+struct ChatEnvelope<'a> {
+    #[serde(borrow)]
+    event: WireChatEvent<'a>,
+}
+
+#[derive(Deserialize)]
+struct WireChatEvent<'a> {
+    #[serde(borrow)]
+    broadcaster_user_id: Text<'a>,
+    #[serde(borrow)]
+    chatter_user_id: Text<'a>,
+    #[serde(borrow)]
+    message_id: Text<'a>,
+    #[serde(borrow)]
+    message: WireChatText<'a>,
+    #[serde(borrow, default)]
+    source_broadcaster_user_id: Option<Text<'a>>,
+}
+
+#[derive(Deserialize)]
+struct WireChatText<'a> {
+    #[serde(borrow, default)]
+    text: Option<Text<'a>>,
+    #[serde(borrow, default)]
+    fragments: Option<Vec<WireFragment<'a>>>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+struct WireFragment<'a> {
+    #[serde(borrow, default, rename = "type")]
+    kind: Option<Text<'a>>,
+    #[serde(borrow, default)]
+    text: Option<Text<'a>>,
+}
+
+/// A string that borrows from the JSON unless it has escapes. (`Cow` inside an `Option` would always
+/// be copied.)
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(transparent)]
+struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
+
+impl<'a> WireSubscription<'a> {
+    fn revocation(self) -> Result<Revocation<'a>, ShapeError> {
+        let Text(subscription_id) = self.id.ok_or(ShapeError::Missing("subscription.id"))?;
+        let status = text(self.status);
+        if status == STATUS_ENABLED {
+            // The message type is not signed: a notification sent again as a revocation ends here.
+            return Err(ShapeError::RevokedButEnabled);
+        }
+        let broadcaster_user_id = self.condition.and_then(|condition| condition.broadcaster_user_id);
+        Ok(Revocation {
+            subscription_id: id(Text(subscription_id), "subscription.id")?,
+            subscription_type: text(self.kind),
+            status,
+            broadcaster_user_id: broadcaster_user_id.map(|Text(id)| id),
+        })
+    }
+}
+
+impl WireFragment<'_> {
+    fn as_domain(&self) -> Fragment<'_> {
+        let kind = match self.kind.as_ref().map(|Text(kind)| kind.as_ref()) {
+            Some("text") => FragmentKind::Text,
+            Some("emote") => FragmentKind::Emote,
+            _ => FragmentKind::Other,
+        };
+        Fragment { kind, text: self.text.as_ref().map_or("", |Text(text)| text) }
+    }
+}
+
+fn chat_message(body: &[u8]) -> Result<ChatMessage<'_>, ShapeError> {
+    let ChatEnvelope { event } = serde_json::from_slice(body)?;
+    let source = event.source_broadcaster_user_id;
+    Ok(ChatMessage {
+        broadcaster_user_id: id(event.broadcaster_user_id, "event.broadcaster_user_id")?,
+        chatter_user_id: id(event.chatter_user_id, "event.chatter_user_id")?,
+        message_id: id(event.message_id, "event.message_id")?,
+        text: text(event.message.text),
+        source_broadcaster_user_id: source
+            .map(|source| id(source, "event.source_broadcaster_user_id"))
+            .transpose()?,
+        fragments: event.message.fragments.unwrap_or_default(),
+    })
+}
+
+fn text(text: Option<Text<'_>>) -> Cow<'_, str> {
+    text.map(|Text(text)| text).unwrap_or_default()
+}
+
+fn id<'a>(Text(id): Text<'a>, field: &'static str) -> Result<Cow<'a, str>, ShapeError> {
+    let fits = !id.is_empty() && id.len() <= ID_BYTES_MAX && !id.chars().any(char::is_control);
+    if fits { Ok(id) } else { Err(ShapeError::Id(field)) }
+}
+
+#[cfg(test)]
+#[path = "eventsub_tests.rs"]
+mod tests;
