@@ -13,3 +13,6 @@ pub mod domain;
 
 /// What Twitch sends: signatures, EventSub messages, and a simulated Twitch.
 pub mod twitch;
+
+/// PostgreSQL, the truth: events, heads of sessions, and their order.
+pub mod journal;
