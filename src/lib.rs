@@ -16,3 +16,6 @@ pub mod twitch;
 
 /// PostgreSQL, the truth: events, heads of sessions, and their order.
 pub mod journal;
+
+/// Redis, which may be lost at any time: the mirror of sessions, the debounce, who holds what.
+pub mod hot;

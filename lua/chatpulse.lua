@@ -1,0 +1,321 @@
+#!lua name=chatpulse_v1
+-- The Redis functions of ChatPulse.
+--
+-- The version in the names lets two releases run side by side: a change of a function's keys,
+-- arguments, answers or meaning gets a new number, here and in src/hot/functions.rs.
+--
+-- Every key is passed in KEYS, so that all of this also runs on a cluster; the keys of one call
+-- share the hash tag of the streamer's bucket. A function that fails half-way keeps what it has
+-- written, hence: read and check first, write last. The time is passed in: it is PostgreSQL's.
+-- Numbers leave as strings with 17 significant digits, because a returned number is cut to an
+-- integer and tostring keeps only 14.
+
+-- Sentiment lies in -LIMIT … LIMIT; below NEGLIGIBLE a value is 0.
+local LIMIT = 100
+local NEGLIGIBLE = 1e-9
+-- A version is ordinal * ORDINAL + stream version, exact in a double up to VERSION_MAX.
+local ORDINAL = 2 ^ 32
+local VERSION_MAX = 2 ^ 53
+
+-- The arithmetic, the same as in src/domain/sentiment.rs and in schema/ ---------------------------
+
+local function settled(value)
+  if value ~= value or math.abs(value) < NEGLIGIBLE then
+    return 0
+  end
+  return math.max(-LIMIT, math.min(LIMIT, value))
+end
+
+local function decay_factor(x)
+  if x >= 100 then
+    return 0
+  elseif x > 0 then
+    return math.exp(-x)
+  end
+  return 1
+end
+
+local function decayed(value, speed, at, now)
+  return settled(value * decay_factor(speed * (math.max(now - at, 0) / 1000)))
+end
+
+-- seconds: list of {second, for, against}
+local function balance(seconds, window_seconds, now)
+  local oldest = math.floor(now / 1000) - window_seconds
+  local for_weight, against_weight = 0, 0
+  for _, tally in ipairs(seconds) do
+    if tally[1] > oldest then
+      for_weight = for_weight + tally[2]
+      against_weight = against_weight + tally[3]
+    end
+  end
+  local total = for_weight + against_weight
+  if total > 0 then
+    return settled(LIMIT * (for_weight - against_weight) / total)
+  end
+  return 0
+end
+
+-- session: a hash's fields by name
+local function value_at(session, now)
+  local at = tonumber(session.last_update)
+  if session.model == 'window' then
+    local seconds = cjson.decode(session.seconds or '[]')
+    return balance(seconds, tonumber(session.window_seconds), math.max(now, at))
+  end
+  return decayed(tonumber(session.value), tonumber(session.decay_speed), at, now)
+end
+
+-- Helpers -----------------------------------------------------------------------------------------
+
+local function exact(number)
+  return string.format('%.17g', number)
+end
+
+local function whole(number)
+  return string.format('%.0f', number)
+end
+
+-- A list {name, value, name, value, …}, from `first` on, as a table by name.
+local function by_name(list, first)
+  local fields = {}
+  for i = first, #list - 1, 2 do
+    fields[list[i]] = list[i + 1]
+  end
+  return fields
+end
+
+local function is_whole(text)
+  local number = tonumber(text)
+  return number and number >= 0 and number <= VERSION_MAX and number == math.floor(number)
+end
+
+-- What makes a state unfit to be mirrored, or nil.
+local function problem_of(state)
+  for _, name in ipairs({ 'version', 'last_update', 'for', 'against', 'config_version', 'window_seconds' }) do
+    if not is_whole(state[name]) then
+      return name .. ' is no whole number: ' .. tostring(state[name])
+    end
+  end
+  for _, name in ipairs({ 'value', 'decay_speed', 'vote_delta' }) do
+    local number = tonumber(state[name])
+    if not number or number ~= number then
+      return name .. ' is no number: ' .. tostring(state[name])
+    end
+  end
+  if state.model == 'window' then
+    local readable, seconds = pcall(cjson.decode, state.seconds)
+    if not readable or type(seconds) ~= 'table' then
+      return 'seconds is no list: ' .. tostring(state.seconds)
+    end
+  elseif state.model ~= 'decay' then
+    return 'model is neither decay nor window: ' .. tostring(state.model)
+  end
+  if not state.session_id then
+    return 'session_id is missing'
+  end
+end
+
+-- Notes in a bucket's change log that a streamer's state changed.
+--
+-- The log is a sorted set streamer id -> change number. Beside it, in the epoch hash: `id` (random,
+-- new with each new log), `newest` (the last number given), `floor` (the highest number trimmed
+-- away: who has read less has missed something), and for each streamer in the log its version.
+local function note_change(log, epoch, streamer_id, version, new_epoch, log_max, ttl_ms)
+  if redis.call('HEXISTS', epoch, 'id') == 0 then
+    redis.call('DEL', log, epoch)
+    redis.call('HSET', epoch, 'id', new_epoch, 'newest', '0', 'floor', '0')
+  end
+  local number = redis.call('HINCRBY', epoch, 'newest', 1)
+  redis.call('ZADD', log, number, streamer_id)
+  redis.call('HSET', epoch, streamer_id, version)
+  local excess = redis.call('ZCARD', log) - log_max
+  if excess > 0 then
+    local trimmed = redis.call('ZPOPMIN', log, excess)
+    for i = 1, #trimmed, 2 do
+      redis.call('HDEL', epoch, trimmed[i])
+    end
+    redis.call('HSET', epoch, 'floor', trimmed[#trimmed])
+  end
+  redis.call('PEXPIRE', log, ttl_ms)
+  redis.call('PEXPIRE', epoch, ttl_ms)
+end
+
+-- The functions -----------------------------------------------------------------------------------
+
+-- Writes a session's absolute state if it is newer than what is there, and notes the change.
+--
+-- KEYS: session hash, change log, epoch hash, ended marker
+-- ARGV: streamer id, epoch for a new log, entries the log keeps, the log's life in ms,
+--       then the hash's fields: name, value, name, value, …
+-- Answers 'written', or 'older' when the same state or a newer one is there.
+local function mirror(keys, args)
+  local session, log, epoch, ended = keys[1], keys[2], keys[3], keys[4]
+  local streamer_id, new_epoch, log_max, ttl_ms = args[1], args[2], tonumber(args[3]), tonumber(args[4])
+  local state = by_name(args, 5)
+  local problem = problem_of(state)
+  if not problem and not (log_max and log_max >= 1 and ttl_ms and ttl_ms >= 1) then
+    problem = 'the bounds of the change log are no positive numbers'
+  end
+  if problem then
+    return redis.error_reply('ERR mirror: ' .. problem)
+  end
+  local version = tonumber(state.version)
+  local there = redis.call('HMGET', session, 'version', 'session_id')
+  if there[1] then
+    if tonumber(there[1]) >= version then
+      return 'older'
+    end
+  else
+    -- A late write of an ended session must not bring it back.
+    local ordinal = redis.call('GET', ended)
+    if ordinal and tonumber(ordinal) >= math.floor(version / ORDINAL) then
+      return 'older'
+    end
+  end
+  if there[2] ~= state.session_id then
+    redis.call('DEL', session)
+  elseif state.model ~= 'window' then
+    redis.call('HDEL', session, 'seconds')
+  end
+  redis.call('HSET', session, unpack(args, 5))
+  note_change(log, epoch, streamer_id, state.version, new_epoch, log_max, ttl_ms)
+  return 'written'
+end
+
+-- Reads a session as it stands at a point in time.
+--
+-- KEYS: session hash
+-- ARGV: now (ms)
+-- Answers the hash's fields as name, value, …, and as the last pair `value_now`, the value at
+-- `now`; an empty list when the session is not there.
+local function read(keys, args)
+  local now = tonumber(args[1])
+  if not now then
+    return redis.error_reply('ERR read: now is no number')
+  end
+  local fields = redis.call('HGETALL', keys[1])
+  local session = by_name(fields, 1)
+  if not session.version then
+    return {}
+  end
+  fields[#fields + 1] = 'value_now'
+  fields[#fields + 1] = exact(value_at(session, now))
+  return fields
+end
+
+-- What changed in a bucket since a cursor.
+--
+-- KEYS: change log, epoch hash
+-- ARGV: the epoch last seen, the change number last seen, changes wanted at most
+-- Answers {'changes' or 'reset', epoch, number to go on from, streamer id, version, …}. 'reset'
+-- says that changes may have been missed: the epoch is another, the log has gone back, or what
+-- came after the number is trimmed away. A log that is not there has the epoch ''.
+local function changes_since(keys, args)
+  local log, epoch = keys[1], keys[2]
+  local number, wanted = tonumber(args[2]), tonumber(args[3])
+  if not number or not wanted or wanted < 1 then
+    return redis.error_reply('ERR changes_since: number or limit is no number')
+  end
+  local head = redis.call('HMGET', epoch, 'id', 'newest', 'floor')
+  local id, newest, floor = head[1] or '', tonumber(head[2] or 0), tonumber(head[3] or 0)
+  if id ~= args[1] or newest < number or number < floor then
+    return { 'reset', id, whole(newest) }
+  end
+  local answer = { 'changes', id, whole(newest) }
+  if newest == number then
+    return answer
+  end
+  local after = '(' .. whole(number)
+  local changed = redis.call('ZRANGEBYSCORE', log, after, '+inf', 'WITHSCORES', 'LIMIT', 0, wanted)
+  for i = 1, #changed, 2 do
+    answer[#answer + 1] = changed[i]
+    answer[#answer + 1] = redis.call('HGET', epoch, changed[i]) or '0'
+  end
+  if #changed == 2 * wanted then
+    answer[3] = changed[#changed]
+  end
+  return answer
+end
+
+-- Notes that an instance holds a session.
+--
+-- KEYS: refs, session hash, orphans
+-- ARGV: instance id, streamer id
+-- Answers how many instances hold it now.
+local function hold(keys, args)
+  redis.call('SADD', keys[1], args[1])
+  redis.call('HDEL', keys[2], 'last_disconnect')
+  redis.call('ZREM', keys[3], args[2])
+  return redis.call('SCARD', keys[1])
+end
+
+-- Notes that an instance no longer holds a session; after the last one it is an orphan.
+--
+-- KEYS: refs, session hash, orphans
+-- ARGV: instance id, streamer id, now (ms), the orphans' life in ms
+-- Answers how many instances hold it now.
+local function release(keys, args)
+  local refs, session, orphans = keys[1], keys[2], keys[3]
+  if not is_whole(args[3]) or not is_whole(args[4]) then
+    return redis.error_reply('ERR release: now or the life is no whole number')
+  end
+  redis.call('SREM', refs, args[1])
+  local holders = redis.call('SCARD', refs)
+  -- Not for a session that is gone: that would bring back a hash without a state.
+  if holders == 0 and redis.call('HEXISTS', session, 'version') == 1 then
+    redis.call('HSETNX', session, 'last_disconnect', args[3])
+    redis.call('ZADD', orphans, 'NX', args[3], args[2])
+    redis.call('PEXPIRE', orphans, args[4])
+  end
+  return holders
+end
+
+-- Removes an ended session; spares a newer one of the same streamer.
+--
+-- KEYS: session hash, refs, change log, epoch hash, orphans, ended marker
+-- ARGV: streamer id, the ended session's ordinal, the ended marker's life in ms
+-- Answers the removed session's broadcaster_user_id, '' when none was there, nil when a newer
+-- session is there.
+local function remove(keys, args)
+  local session, refs, log, epoch, orphans, ended = unpack(keys)
+  local streamer_id, ordinal, ttl_ms = args[1], tonumber(args[2]), args[3]
+  if not is_whole(args[2]) or not is_whole(ttl_ms) then
+    return redis.error_reply('ERR remove: the ordinal or the life is no whole number')
+  end
+  local there = redis.call('HMGET', session, 'version', 'broadcaster_user_id')
+  if there[1] and math.floor(tonumber(there[1]) / ORDINAL) > ordinal then
+    return nil
+  end
+  local newer = tonumber(redis.call('GET', ended) or 0)
+  redis.call('SET', ended, whole(math.max(ordinal, newer)), 'PX', ttl_ms)
+  redis.call('DEL', session, refs)
+  redis.call('ZREM', log, streamer_id)
+  redis.call('HDEL', epoch, streamer_id)
+  redis.call('ZREM', orphans, streamer_id)
+  return there[2] or ''
+end
+
+-- Deletes a key if it still holds a given string.
+--
+-- KEYS: the key
+-- ARGV: the string
+-- Answers 1 when it was deleted, else 0.
+local function delete_if_holds(keys, args)
+  if redis.call('GET', keys[1]) == args[1] then
+    return redis.call('DEL', keys[1])
+  end
+  return 0
+end
+
+redis.register_function('chatpulse_v1_mirror', mirror)
+redis.register_function('chatpulse_v1_hold', hold)
+redis.register_function('chatpulse_v1_release', release)
+redis.register_function('chatpulse_v1_remove', remove)
+redis.register_function('chatpulse_v1_delete_if_holds', delete_if_holds)
+redis.register_function({ function_name = 'chatpulse_v1_read', callback = read, flags = { 'no-writes' } })
+redis.register_function({
+  function_name = 'chatpulse_v1_changes_since',
+  callback = changes_since,
+  flags = { 'no-writes' },
+})

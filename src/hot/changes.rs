@@ -1,0 +1,95 @@
+//! What changed in the mirror since an instance last looked, bucket by bucket.
+
+use deadpool_redis::redis::{FromRedisValue, Value};
+use uuid::Uuid;
+
+use super::functions::Function;
+use super::keys::{self, Bucket};
+use super::pool::answer;
+use super::{Hot, HotError};
+
+/// Changes one answer holds at most; the rest comes with the next.
+const CHANGES_MAX: usize = 1000;
+
+/// How far a bucket's change log has been read. The default one has read nothing: its first
+/// answer is a reset.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub struct Cursor {
+    place: Option<Place>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Place {
+    server_generation: u64,
+    epoch: String,
+    number: i64,
+}
+
+/// A streamer whose mirrored state changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Change {
+    pub streamer_id: Uuid,
+    /// The frame version that was mirrored: who has it, or a newer one, need not read it.
+    pub version: i64,
+}
+
+/// What became of a bucket since a cursor.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Changes {
+    pub bucket: Bucket,
+    /// Where to go on.
+    pub cursor: Cursor,
+    /// Changes may have been missed (flushed, rolled back, another server, too far behind): take
+    /// the heads of the own sessions of this bucket from the journal and mirror them.
+    pub reset: bool,
+    /// Oldest first; empty after a reset.
+    pub changed: Vec<Change>,
+}
+
+impl Hot {
+    /// What changed in each bucket since its cursor, in the same order.
+    ///
+    /// # Errors
+    /// [`HotError`]; all cursors then stay valid.
+    pub async fn changes_since(&self, cursors: &[(Bucket, Cursor)]) -> Result<Vec<Changes>, HotError> {
+        // Read before asking: if the server changes meanwhile, the next call notices.
+        let server_generation = self.server_generation();
+        let commands = cursors.iter().map(|(bucket, cursor)| {
+            let mut call =
+                Function::ChangesSince.call(&[keys::changes(*bucket), keys::changes_epoch(*bucket)]);
+            let (epoch, number) =
+                cursor.place.as_ref().map_or(("", 0), |place| (place.epoch.as_str(), place.number));
+            call.arg(epoch).arg(number).arg(CHANGES_MAX);
+            call
+        });
+        let answers = self.send(commands.collect()).await?;
+        let each = cursors.iter().zip(answers);
+        each.map(|((bucket, cursor), value)| changes_of(*bucket, cursor, value, server_generation)).collect()
+    }
+}
+
+fn changes_of(
+    bucket: Bucket,
+    cursor: &Cursor,
+    value: Value,
+    server_generation: u64,
+) -> Result<Changes, HotError> {
+    let mut items = answer::<Vec<Value>>(value)?.into_iter();
+    let verdict: String = next(&mut items)?;
+    let epoch: String = next(&mut items)?;
+    let number: i64 = next(&mut items)?;
+    let same_server = cursor.place.as_ref().is_some_and(|place| place.server_generation == server_generation);
+    let reset = verdict != "changes" || !same_server;
+    let mut changed = Vec::new();
+    while !reset && items.len() > 0 {
+        let streamer_id: String = next(&mut items)?;
+        let streamer_id = streamer_id.parse().map_err(|_| HotError::Answer(streamer_id))?;
+        changed.push(Change { streamer_id, version: next(&mut items)? });
+    }
+    let cursor = Cursor { place: Some(Place { server_generation, epoch, number }) };
+    Ok(Changes { bucket, cursor, reset, changed })
+}
+
+fn next<T: FromRedisValue>(items: &mut impl Iterator<Item = Value>) -> Result<T, HotError> {
+    answer(items.next().ok_or_else(|| HotError::Answer("a change log that breaks off".into()))?)
+}

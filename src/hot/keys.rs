@@ -1,0 +1,104 @@
+//! The names of all keys in Redis, and nowhere else.
+//!
+//! All keys of a session carry its streamer's bucket as a hash tag, so that one function may touch
+//! a session and its bucket's change log, on one server and on a cluster.
+
+use std::fmt;
+
+use uuid::Uuid;
+
+/// How many buckets there are.
+pub const BUCKETS: u8 = 64;
+
+/// One of the [`BUCKETS`] parts that the streamers are spread over; shown as two hex digits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Bucket(u8);
+
+impl Bucket {
+    /// The bucket of a streamer: the id's last byte modulo [`BUCKETS`] (the first bytes of a
+    /// UUIDv7 are time, the last are random).
+    pub fn of(streamer_id: Uuid) -> Bucket {
+        Bucket(streamer_id.as_bytes()[15] % BUCKETS)
+    }
+
+    /// All buckets.
+    pub fn all() -> impl Iterator<Item = Bucket> {
+        (0..BUCKETS).map(Bucket)
+    }
+}
+
+impl fmt::Display for Bucket {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:02x}", self.0)
+    }
+}
+
+/// Hash: a session's state.
+pub fn session(streamer_id: Uuid) -> String {
+    of_streamer("session", streamer_id)
+}
+
+/// Set: ids of the instances that hold a streamer's session.
+pub fn refs(streamer_id: Uuid) -> String {
+    of_streamer("refs", streamer_id)
+}
+
+/// String: the ordinal of a streamer's session that ended last; lives for minutes.
+pub fn ended(streamer_id: Uuid) -> String {
+    of_streamer("ended", streamer_id)
+}
+
+/// String: the id of a viewer's last counted message; lives as long as the debounce.
+pub fn debounce(streamer_id: Uuid, viewer: &str) -> String {
+    format!("chatpulse:debounce:{{{}}}:{streamer_id}:{viewer}", Bucket::of(streamer_id))
+}
+
+/// Sorted set: streamer id → change number.
+pub fn changes(bucket: Bucket) -> String {
+    format!("chatpulse:changes:{{{bucket}}}")
+}
+
+/// Hash: the change log's identity, bounds, and the version of each streamer in it.
+pub fn changes_epoch(bucket: Bucket) -> String {
+    format!("chatpulse:changes:{{{bucket}}}:epoch")
+}
+
+/// Sorted set: streamer id → when the last holder left, in milliseconds.
+pub fn orphans(bucket: Bucket) -> String {
+    format!("chatpulse:orphans:{{{bucket}}}")
+}
+
+/// String: the streamer id of a live broadcaster; in a slot of its own.
+pub fn broadcaster(twitch_user_id: &str) -> String {
+    format!("chatpulse:broadcaster:{twitch_user_id}")
+}
+
+fn of_streamer(kind: &str, streamer_id: Uuid) -> String {
+    format!("chatpulse:{kind}:{{{}}}:{streamer_id}", Bucket::of(streamer_id))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const STREAMER: Uuid = Uuid::from_u128(0x0190_0000_0000_7000_8000_0000_0000_00ff);
+
+    #[test]
+    fn a_streamers_keys_carry_the_last_byte_modulo_64_as_hash_tag() {
+        let id = "01900000-0000-7000-8000-0000000000ff";
+        assert_eq!(session(STREAMER), format!("chatpulse:session:{{3f}}:{id}"));
+        assert_eq!(refs(STREAMER), format!("chatpulse:refs:{{3f}}:{id}"));
+        assert_eq!(debounce(STREAMER, "ab12"), format!("chatpulse:debounce:{{3f}}:{id}:ab12"));
+        let bucket = Bucket::of(STREAMER);
+        assert_eq!(changes(bucket), "chatpulse:changes:{3f}");
+        assert_eq!(changes_epoch(bucket), "chatpulse:changes:{3f}:epoch");
+        assert_eq!(orphans(bucket), "chatpulse:orphans:{3f}");
+        assert_eq!(broadcaster("123"), "chatpulse:broadcaster:123");
+    }
+
+    #[test]
+    fn buckets_are_two_hex_digits_from_00_to_3f() {
+        let names: Vec<String> = Bucket::all().map(|bucket| bucket.to_string()).collect();
+        assert_eq!((names.len(), names[0].as_str(), names[63].as_str()), (64, "00", "3f"));
+    }
+}

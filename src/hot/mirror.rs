@@ -1,0 +1,269 @@
+//! The mirror of the sessions' heads: absolute states, the newer version wins.
+
+use std::collections::HashMap;
+use std::str::FromStr;
+
+use deadpool_redis::redis::{Cmd, Value, cmd};
+use uuid::Uuid;
+
+use super::functions::Function;
+use super::keys::{self, Bucket};
+use super::pool::answer;
+use super::{Hot, HotError};
+use crate::domain::sentiment::{Model, Mood, Params, SecondTally};
+use crate::domain::session::Session;
+use crate::domain::time::Millis;
+
+/// Streamers a bucket's change log keeps at most.
+const CHANGE_LOG_MAX: usize = 16_384;
+/// How long a change log lives without a change.
+const CHANGE_LOG_TTL_MS: u64 = 24 * 3600 * 1000;
+/// How long the end of a session is remembered, so that a late write can't bring it back.
+const ENDED_TTL_MS: u64 = 10 * 60 * 1000;
+/// How long a broadcaster key outlives the last write of its session. It goes with the session; the
+/// life is for one that a late write brings back, since its slot is another than the session's.
+const BROADCASTER_TTL_S: u64 = 7 * 24 * 3600;
+/// What a frame version holds below the session's ordinal.
+const STREAM_VERSION_BITS: u32 = 32;
+
+/// A session's state to be mirrored.
+#[derive(Clone, Copy, Debug)]
+pub struct MirrorEntry<'a> {
+    pub session_id: Uuid,
+    pub twitch_user_id: &'a str,
+    /// A live session; for an ended one there is [`Hot::remove`].
+    pub session: &'a Session,
+    /// The streamer's config as JSON, for whoever reads the hash.
+    pub config_json: &'a str,
+}
+
+/// What became of a state.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Mirrored {
+    Written,
+    /// The same state or a newer one is there, or the session has ended.
+    Older,
+    /// The server refused this state; other states of the call are not concerned.
+    Refused(String),
+}
+
+/// A session as it stands in the mirror.
+#[derive(Clone, Debug, PartialEq)]
+pub struct HotSession {
+    pub session_id: Uuid,
+    pub twitch_user_id: String,
+    /// As it was mirrored.
+    pub session: Session,
+    pub config_json: String,
+    /// When the last instance let go of the session; `None` while one holds it.
+    pub last_disconnect: Option<Millis>,
+    /// The value at the time asked for.
+    pub value_now: f64,
+}
+
+impl Hot {
+    /// Writes the states, each only if it is newer than what is there, and answers in their order.
+    ///
+    /// # Errors
+    /// [`HotError`] when it is not known what became of the states; writing them again is safe.
+    pub async fn mirror(&self, entries: &[MirrorEntry<'_>]) -> Result<Vec<Mirrored>, HotError> {
+        let new_epoch = Uuid::new_v4().simple().to_string();
+        let commands = entries.iter().flat_map(|entry| {
+            let broadcaster = keys::broadcaster(entry.twitch_user_id);
+            let mut set = cmd("SET");
+            set.arg(broadcaster).arg(entry.session.streamer_id.to_string());
+            set.arg("EX").arg(BROADCASTER_TTL_S);
+            [mirror_call(entry, &new_epoch, CHANGE_LOG_MAX), set]
+        });
+        let answers = self.send(commands.collect()).await?;
+        // Every second answer is the broadcaster key's.
+        Ok(answers.into_iter().step_by(2).map(mirrored).collect())
+    }
+
+    /// The session of a streamer as it stands at `now`; `None` when the mirror has none.
+    ///
+    /// # Errors
+    /// [`HotError`].
+    pub async fn read(&self, streamer_id: Uuid, now: Millis) -> Result<Option<HotSession>, HotError> {
+        Ok(self.read_all(&[streamer_id], now).await?.pop().flatten())
+    }
+
+    /// The sessions of several streamers as they stand at `now`, in their order.
+    ///
+    /// # Errors
+    /// [`HotError`], also when one of the sessions can't be understood.
+    pub async fn read_all(
+        &self,
+        streamer_ids: &[Uuid],
+        now: Millis,
+    ) -> Result<Vec<Option<HotSession>>, HotError> {
+        let commands = streamer_ids.iter().map(|streamer_id| {
+            let mut call = Function::Read.call(&[keys::session(*streamer_id)]);
+            call.arg(now.0);
+            call
+        });
+        let answers = self.send(commands.collect()).await?;
+        streamer_ids.iter().zip(answers).map(|(id, value)| hot_session(*id, &answer(value)?)).collect()
+    }
+
+    /// Removes all keys of an ended session but for a newer one's, and answers whether it did:
+    /// `false` says that a newer session of the streamer is there.
+    ///
+    /// # Errors
+    /// [`HotError`]; removing again is safe.
+    pub async fn remove(&self, streamer_id: Uuid, ordinal: i64) -> Result<bool, HotError> {
+        let bucket = Bucket::of(streamer_id);
+        let mut call = Function::Remove.call(&[
+            keys::session(streamer_id),
+            keys::refs(streamer_id),
+            keys::changes(bucket),
+            keys::changes_epoch(bucket),
+            keys::orphans(bucket),
+            keys::ended(streamer_id),
+        ]);
+        call.arg(streamer_id.to_string()).arg(ordinal).arg(ENDED_TTL_MS);
+        let removed: Option<String> = self.ask(call).await?;
+        let Some(twitch_user_id) = removed else { return Ok(false) };
+        if !twitch_user_id.is_empty() {
+            // In another slot, hence another command. A session that starts in between loses the
+            // key until its next vote, which writes it again.
+            let mut call = Function::DeleteIfHolds.call(&[keys::broadcaster(&twitch_user_id)]);
+            call.arg(streamer_id.to_string());
+            self.ask::<()>(call).await?;
+        }
+        Ok(true)
+    }
+}
+
+/// The call that mirrors one state; `log_max` bounds its bucket's change log.
+pub(super) fn mirror_call(entry: &MirrorEntry<'_>, new_epoch: &str, log_max: usize) -> Cmd {
+    let streamer_id = entry.session.streamer_id;
+    let bucket = Bucket::of(streamer_id);
+    let mut call = Function::Mirror.call(&[
+        keys::session(streamer_id),
+        keys::changes(bucket),
+        keys::changes_epoch(bucket),
+        keys::ended(streamer_id),
+    ]);
+    call.arg(streamer_id.to_string()).arg(new_epoch).arg(log_max).arg(CHANGE_LOG_TTL_MS);
+    for (name, value) in fields(entry) {
+        call.arg(name).arg(value);
+    }
+    call
+}
+
+/// The hash's fields. Numbers are written as the shortest text that reads back as the same number.
+fn fields(entry: &MirrorEntry<'_>) -> Vec<(&'static str, String)> {
+    let Session { mood, params, .. } = entry.session;
+    let mut fields = vec![
+        ("session_id", entry.session_id.to_string()),
+        ("broadcaster_user_id", entry.twitch_user_id.to_owned()),
+        ("version", entry.session.frame_version().to_string()),
+        ("value", mood.value.to_string()),
+        ("last_update", mood.at.0.to_string()),
+        ("for", mood.for_count.to_string()),
+        ("against", mood.against_count.to_string()),
+        ("config_version", entry.session.config_version.to_string()),
+        ("config_json", entry.config_json.to_owned()),
+        ("vote_delta", params.vote_delta.to_string()),
+        ("decay_speed", params.decay_speed.to_string()),
+        ("window_seconds", params.window_seconds.to_string()),
+        ("started_at", entry.session.started_at.0.to_string()),
+    ];
+    match params.model {
+        Model::Decay => fields.push(("model", "decay".into())),
+        Model::Window => {
+            fields.push(("model", "window".into()));
+            fields.push(("seconds", seconds_json(&mood.seconds)));
+        }
+    }
+    if let Some(reset_at) = entry.session.reset_at {
+        fields.push(("reset_at", reset_at.0.to_string()));
+    }
+    fields
+}
+
+fn seconds_json(seconds: &[SecondTally]) -> String {
+    let rows: Vec<String> = seconds
+        .iter()
+        .map(|tally| format!("[{},{},{}]", tally.second, tally.for_weight, tally.against_weight))
+        .collect();
+    format!("[{}]", rows.join(","))
+}
+
+fn mirrored(value: Value) -> Mirrored {
+    match answer::<String>(value) {
+        Ok(word) if word == "written" => Mirrored::Written,
+        Ok(word) if word == "older" => Mirrored::Older,
+        Ok(word) => Mirrored::Refused(format!("unknown answer {word:?}")),
+        Err(error) => Mirrored::Refused(error.to_string()),
+    }
+}
+
+/// The fields of a session's hash by name.
+type Fields = HashMap<String, String>;
+
+fn hot_session(streamer_id: Uuid, fields: &Fields) -> Result<Option<HotSession>, HotError> {
+    if fields.is_empty() {
+        return Ok(None);
+    }
+    Ok(Some(HotSession {
+        session_id: parsed(fields, "session_id")?,
+        twitch_user_id: parsed(fields, "broadcaster_user_id")?,
+        session: session_of(streamer_id, fields)?,
+        config_json: parsed(fields, "config_json")?,
+        last_disconnect: parsed_if_there(fields, "last_disconnect")?.map(Millis),
+        value_now: parsed(fields, "value_now")?,
+    }))
+}
+
+fn session_of(streamer_id: Uuid, fields: &Fields) -> Result<Session, HotError> {
+    let version: i64 = parsed(fields, "version")?;
+    let ordinal = version >> STREAM_VERSION_BITS;
+    Ok(Session {
+        streamer_id,
+        ordinal,
+        version: version - (ordinal << STREAM_VERSION_BITS),
+        config_version: parsed(fields, "config_version")?,
+        params: Params {
+            model: model_of(fields)?,
+            vote_delta: parsed(fields, "vote_delta")?,
+            decay_speed: parsed(fields, "decay_speed")?,
+            window_seconds: parsed(fields, "window_seconds")?,
+        },
+        mood: Mood {
+            at: Millis(parsed(fields, "last_update")?),
+            value: parsed(fields, "value")?,
+            for_count: parsed(fields, "for")?,
+            against_count: parsed(fields, "against")?,
+            seconds: fields.get("seconds").map_or(Ok(Vec::new()), |json| seconds_of(json))?,
+        },
+        started_at: Millis(parsed(fields, "started_at")?),
+        reset_at: parsed_if_there(fields, "reset_at")?.map(Millis),
+        ended_at: None,
+    })
+}
+
+fn model_of(fields: &Fields) -> Result<Model, HotError> {
+    match fields.get("model").map(String::as_str) {
+        Some("decay") => Ok(Model::Decay),
+        Some("window") => Ok(Model::Window),
+        other => Err(HotError::Answer(format!("a session with the model {other:?}"))),
+    }
+}
+
+fn seconds_of(json: &str) -> Result<Vec<SecondTally>, HotError> {
+    let rows: Vec<(i64, f64, f64)> = serde_json::from_str(json)
+        .map_err(|error| HotError::Answer(format!("a session with unreadable seconds: {error}")))?;
+    let tally = |(second, for_weight, against_weight)| SecondTally { second, for_weight, against_weight };
+    Ok(rows.into_iter().map(tally).collect())
+}
+
+fn parsed<T: FromStr>(fields: &Fields, name: &str) -> Result<T, HotError> {
+    parsed_if_there(fields, name)?.ok_or_else(|| HotError::Answer(format!("a session without {name}")))
+}
+
+fn parsed_if_there<T: FromStr>(fields: &Fields, name: &str) -> Result<Option<T>, HotError> {
+    let unreadable = |text: &str| HotError::Answer(format!("a session whose {name} is {text:?}"));
+    fields.get(name).map(|text| text.parse().map_err(|_| unreadable(text))).transpose()
+}
