@@ -19,3 +19,6 @@ pub mod journal;
 
 /// Redis, which may be lost at any time: the mirror of sessions, the debounce, who holds what.
 pub mod hot;
+
+/// What is alive in an instance: sessions, overlay sockets, the group commit, the supervisor.
+pub mod actors;

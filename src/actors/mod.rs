@@ -1,0 +1,23 @@
+//! The actors: one for each live session on this instance, one for each overlay socket, and the
+//! supervisor that makes them, drives the tick and keeps the directory fed.
+//!
+//! One vote's way through here, in reading order: [`cast`] (from a matched message to its answer),
+//! [`directory`] (which sessions are live), [`session`] (the actor that takes the vote),
+//! [`committer`] (one commit for all sessions' waiting votes), [`frames`] and [`outbox`] (what
+//! overlays are sent), [`overlay`] (the socket). Beside that way: [`supervisor`] and [`feed`].
+//!
+//! No handler awaits. Every queue has a bound and an outcome for when it is full.
+
+pub mod cast;
+pub mod committer;
+mod debouncer;
+pub mod directory;
+pub mod feed;
+pub mod frames;
+pub mod outbox;
+pub mod overlay;
+pub mod places;
+pub mod services;
+pub mod session;
+pub mod supervisor;
+pub mod upkeep;

@@ -1,0 +1,176 @@
+//! What waits to be written to one overlay socket: the latest frames, never a backlog.
+
+use std::sync::{Mutex, PoisonError};
+
+use super::frames::{Frame, Kind};
+
+/// Why a socket is closed. Codes 4000–4099 tell the client not to come back, 4100–4199 to
+/// reconnect with backoff.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Close {
+    /// The overlay's URL was rotated, or the streamer disabled or erased.
+    UrlGone,
+    /// What served this socket is gone; another try will find it rebuilt.
+    Restarted,
+    /// This instance is about to stop.
+    Draining,
+    /// The client did not answer pings in time.
+    TooSlow,
+    /// More overlays of this session, or of this address, than one instance serves.
+    LimitReached,
+}
+
+impl Close {
+    /// The code on the wire.
+    pub fn code(self) -> u16 {
+        match self {
+            Close::UrlGone => 4004,
+            Close::Restarted => 4100,
+            Close::Draining => 4101,
+            Close::TooSlow => 4102,
+            Close::LimitReached => 4103,
+        }
+    }
+
+    /// The reason on the wire, for people who look.
+    pub fn reason(self) -> &'static str {
+        match self {
+            Close::UrlGone => "this overlay URL is no longer valid",
+            Close::Restarted => "please reconnect",
+            Close::Draining => "this instance is stopping, please reconnect",
+            Close::TooSlow => "no answer to pings",
+            Close::LimitReached => "too many overlays are open",
+        }
+    }
+}
+
+/// What waits for one socket. At most one frame of each kind: a newer one takes its place.
+#[derive(Debug, Default)]
+pub struct Outbox {
+    waiting: Mutex<Waiting>,
+}
+
+#[derive(Debug, Default)]
+struct Waiting {
+    hello: Option<Frame>,
+    config: Option<Frame>,
+    reset: Option<Frame>,
+    sentiment: Option<Frame>,
+    close: Option<Close>,
+    /// Whether the socket has been told and has not looked since.
+    told: bool,
+}
+
+/// What became of an offered frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Offered {
+    /// The socket has to be told to look.
+    pub tell: bool,
+    /// Frames that were waiting and never will be sent.
+    pub conflated: u64,
+}
+
+/// What a socket finds when it looks, in the order to send it.
+#[derive(Debug, Default)]
+pub struct Taken {
+    pub frames: Vec<Frame>,
+    pub close: Option<Close>,
+}
+
+impl Outbox {
+    /// Offers a frame; it takes the place of what it makes out of date.
+    pub fn offer(&self, frame: &Frame) -> Offered {
+        let mut waiting = self.lock();
+        let frame = Some(frame.clone());
+        // Every frame carries the whole state, so it makes any waiting `sentiment` out of date.
+        let outdated = match frame.as_ref().map(|frame| frame.kind) {
+            Some(Kind::Hello) => {
+                let outdated = [waiting.config.take(), waiting.reset.take(), waiting.sentiment.take()];
+                let replaced = std::mem::replace(&mut waiting.hello, frame);
+                outdated.iter().flatten().count() + usize::from(replaced.is_some())
+            }
+            Some(Kind::Config) => {
+                let outdated = [waiting.reset.take(), waiting.sentiment.take()];
+                let replaced = std::mem::replace(&mut waiting.config, frame);
+                outdated.iter().flatten().count() + usize::from(replaced.is_some())
+            }
+            Some(Kind::Reset) => {
+                let outdated = waiting.sentiment.take();
+                let replaced = std::mem::replace(&mut waiting.reset, frame);
+                usize::from(outdated.is_some()) + usize::from(replaced.is_some())
+            }
+            Some(Kind::Sentiment) => usize::from(std::mem::replace(&mut waiting.sentiment, frame).is_some()),
+            None => 0,
+        };
+        Offered { tell: !std::mem::replace(&mut waiting.told, true), conflated: outdated as u64 }
+    }
+
+    /// Asks for the socket to be closed after what waits. Answers whether it has to be told.
+    pub fn close(&self, close: Close) -> bool {
+        let mut waiting = self.lock();
+        waiting.close.get_or_insert(close);
+        !std::mem::replace(&mut waiting.told, true)
+    }
+
+    /// Takes what waits.
+    pub fn take(&self) -> Taken {
+        let mut waiting = std::mem::take(&mut *self.lock());
+        let frames =
+            [waiting.hello.take(), waiting.config.take(), waiting.reset.take(), waiting.sentiment.take()];
+        Taken { frames: frames.into_iter().flatten().collect(), close: waiting.close }
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Waiting> {
+        // Nothing in here can panic half-way, so a poisoned lock still guards whole data.
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn frame(kind: Kind, text: &str) -> Frame {
+        Frame { kind, text: text.to_owned().into() }
+    }
+
+    fn texts(outbox: &Outbox) -> Vec<String> {
+        outbox.take().frames.iter().map(|frame| frame.text.to_string()).collect()
+    }
+
+    #[test]
+    fn the_latest_sentiment_takes_the_place_of_the_one_that_waits() {
+        let outbox = Outbox::default();
+        assert_eq!(outbox.offer(&frame(Kind::Sentiment, "1")), Offered { tell: true, conflated: 0 });
+        assert_eq!(outbox.offer(&frame(Kind::Sentiment, "2")), Offered { tell: false, conflated: 1 });
+        assert_eq!(texts(&outbox), ["2"]);
+        assert!(outbox.offer(&frame(Kind::Sentiment, "3")).tell, "told again after it looked");
+    }
+
+    #[test]
+    fn a_config_or_reset_is_never_lost_to_a_later_sentiment() {
+        let outbox = Outbox::default();
+        outbox.offer(&frame(Kind::Sentiment, "old"));
+        outbox.offer(&frame(Kind::Config, "config"));
+        outbox.offer(&frame(Kind::Reset, "reset"));
+        outbox.offer(&frame(Kind::Sentiment, "new"));
+        assert_eq!(texts(&outbox), ["config", "reset", "new"]);
+    }
+
+    #[test]
+    fn a_hello_is_the_new_base() {
+        let outbox = Outbox::default();
+        outbox.offer(&frame(Kind::Config, "config"));
+        outbox.offer(&frame(Kind::Sentiment, "old"));
+        assert_eq!(outbox.offer(&frame(Kind::Hello, "hello")).conflated, 2);
+        assert_eq!(texts(&outbox), ["hello"]);
+    }
+
+    #[test]
+    fn the_first_reason_to_close_stays() {
+        let outbox = Outbox::default();
+        assert!(outbox.close(Close::UrlGone));
+        assert!(!outbox.close(Close::Draining));
+        assert_eq!(outbox.take().close, Some(Close::UrlGone));
+    }
+}
