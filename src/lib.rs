@@ -22,3 +22,6 @@ pub mod hot;
 
 /// What is alive in an instance: sessions, overlay sockets, the group commit, the supervisor.
 pub mod actors;
+
+/// Routes and answers: the only room where errors become statuses.
+pub mod http;
