@@ -1,5 +1,12 @@
 //! ChatPulse shows a Twitch streamer what the chat feels, live: viewers type a word, each match is a
 //! vote for or against, and a bar in the stream moves at once and sinks back as the votes age.
+//!
+//! This is a map for reading. The rooms stand below in an order in which each one needs only those
+//! before it; every room's own page names its files in reading order. To follow one vote instead, begin
+//! at [`http::webhook::receive`] and go on with [`actors::cast`], [`actors::session`],
+//! [`actors::committer`] and [`journal::votes`], then back to [`actors::frames`] and
+//! [`actors::overlay`]. `ARCHITECTURE.md` tells the whole of it, `tests/it/house` checks which room may
+//! know which.
 
 /// Typed settings: the defaults, a file and the environment, with every problem reported at once.
 pub mod settings;
@@ -25,3 +32,12 @@ pub mod actors;
 
 /// Routes and answers: the only room where errors become statuses.
 pub mod http;
+
+/// Builds all rooms and runs one instance.
+pub mod run;
+
+/// Private PostgreSQL and Redis servers for `make run` and the tests; knows no other room.
+pub mod local;
+
+/// `chatpulse demo`: all of it on one machine, with a chat that votes by itself.
+pub mod demo;

@@ -1,0 +1,277 @@
+//! The command line.
+
+use std::io::{IsTerminal, Write};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, anyhow};
+use chatpulse::demo::{self, DemoError, DemoOptions};
+use chatpulse::domain::config::Config;
+use chatpulse::domain::streamer::Profile;
+use chatpulse::journal::streamers::ChangeError;
+use chatpulse::local;
+use chatpulse::run::{self, Listeners, RunError};
+use chatpulse::settings::{self, Loaded, Needs, Settings};
+use chatpulse::telemetry::logs::{self, Format};
+use chatpulse::twitch::simulator;
+use clap::{Args, Parser, Subcommand};
+
+/// Exit code for wrong usage or settings.
+const WRONG_USAGE: u8 = 2;
+
+#[derive(Parser)]
+#[command(version, about)]
+struct Arguments {
+    /// A file of settings (TOML), over the defaults and under the environment
+    #[arg(long, global = true, value_name = "FILE")]
+    config: Option<PathBuf>,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Runs one instance
+    Serve,
+    /// Runs the whole product on this machine, with a simulated Twitch
+    Demo(DemoArguments),
+    /// Sends the chat of a simulated Twitch to a webhook
+    Simulate(simulator::Options),
+    /// Brings the database's schema to the newest version
+    Migrate,
+    /// Shows all settings with their sources, and everything that is wrong with them
+    CheckConfig,
+    /// Exits with 0 when the local instance is ready
+    Healthcheck,
+    /// Streamers without a Twitch login
+    #[command(subcommand)]
+    Streamer(StreamerCommand),
+    /// Runs private PostgreSQL and Redis servers until standard input closes
+    #[command(hide = true)]
+    LocalServers {
+        /// The folder of their data; made if it is missing
+        #[arg(long)]
+        data_dir: PathBuf,
+        /// Delete the folder at the end
+        #[arg(long)]
+        throwaway: bool,
+    },
+}
+
+#[derive(Args)]
+struct DemoArguments {
+    /// The folder of the private servers' data; made if it is missing
+    #[arg(long, default_value = ".local")]
+    data_dir: PathBuf,
+    /// Chat messages per second, over all channels
+    #[arg(long, default_value_t = 12.0)]
+    rate: f64,
+    /// Channels that chat; the first is the demo streamer's
+    #[arg(long, default_value_t = 1)]
+    channels: u64,
+}
+
+#[derive(Subcommand)]
+enum StreamerCommand {
+    /// Makes a streamer, or shows the existing one with this Twitch id, as one line of JSON
+    Create {
+        /// The user's id on Twitch
+        #[arg(long)]
+        twitch_id: String,
+        /// The user's login name on Twitch
+        #[arg(long)]
+        login: String,
+        /// A word that votes for; repeatable
+        #[arg(long = "for", value_name = "WORD")]
+        for_words: Vec<String>,
+        /// A word that votes against; repeatable
+        #[arg(long = "against", value_name = "WORD")]
+        against_words: Vec<String>,
+    },
+}
+
+/// What `streamer create` prints.
+#[derive(serde::Serialize)]
+struct Created {
+    streamer_id: uuid::Uuid,
+    overlay_uuid: uuid::Uuid,
+    overlay_url: String,
+}
+
+/// What a command came to.
+enum Failure {
+    /// The work failed.
+    Work(anyhow::Error),
+    /// The usage or the settings are wrong.
+    Usage(anyhow::Error),
+}
+
+impl<E: Into<anyhow::Error>> From<E> for Failure {
+    fn from(error: E) -> Self {
+        let error = error.into();
+        if is_usage(&error) { Failure::Usage(error) } else { Failure::Work(error) }
+    }
+}
+
+/// Whether somebody has to write something else, in the settings or on the command line.
+fn is_usage(error: &anyhow::Error) -> bool {
+    let run =
+        |error: &RunError| matches!(error, RunError::Cluster | RunError::Transport | RunError::Secret(_));
+    let change = |error: &ChangeError| matches!(error, ChangeError::Refused(_));
+    if let Some(error) = error.downcast_ref::<DemoError>() {
+        return match error {
+            DemoError::Settings(_) | DemoError::HalfGiven | DemoError::Simulator(_) => true,
+            DemoError::Run(error) => run(error),
+            DemoError::Change(error) => change(error),
+            _ => false,
+        };
+    }
+    error.downcast_ref().is_some_and(run) || error.downcast_ref().is_some_and(change)
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let config = arguments.config;
+    let outcome = match arguments.command {
+        Command::LocalServers { data_dir, throwaway } => {
+            return actix::System::new().block_on(local::keeper::run(&data_dir, throwaway));
+        }
+        Command::Serve => on_system(serve(config)),
+        Command::Demo(options) => on_system(run_demo(options)),
+        Command::Simulate(options) => on_system(simulate(options)),
+        Command::Migrate => on_system(migrate(config)),
+        Command::CheckConfig => return check_config(config),
+        Command::Healthcheck => on_system(healthcheck(config)),
+        Command::Streamer(command) => on_system(create_streamer(config, command)),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(Failure::Work(error)) => {
+            eprintln!("{error:#}");
+            ExitCode::FAILURE
+        }
+        Err(Failure::Usage(error)) => {
+            eprintln!("{error:#}");
+            ExitCode::from(WRONG_USAGE)
+        }
+    }
+}
+
+fn on_system(work: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {
+    actix::System::new().block_on(work)
+}
+
+fn load(needs: Needs, config: Option<PathBuf>) -> Result<Settings, Failure> {
+    let loaded = settings::load(needs, config.as_deref(), settings::environment());
+    let Loaded { settings, report } = loaded.map_err(|report| Failure::Usage(report.into()))?;
+    let json = settings.log.json(std::io::stderr().is_terminal());
+    let format = if json { Format::Json } else { Format::Human };
+    logs::init(format, &settings.log.filter).map_err(|error| Failure::Usage(error.into()))?;
+    for warning in &report.warnings {
+        tracing::warn!("{warning}");
+    }
+    Ok(settings)
+}
+
+async fn serve(config: Option<PathBuf>) -> Result<(), Failure> {
+    let settings = Arc::new(load(Needs::Everything, config)?);
+    let listeners = Listeners::bind(&settings)?;
+    Ok(run::run(settings, listeners, || {}, stop_signal()).await?)
+}
+
+async fn run_demo(arguments: DemoArguments) -> Result<(), Failure> {
+    let format = if std::io::stderr().is_terminal() { Format::Human } else { Format::Json };
+    let filter = std::env::var("RUST_LOG").unwrap_or_else(|_| "warn".into());
+    logs::init(format, &filter).map_err(|error| Failure::Usage(error.into()))?;
+    let DemoArguments { data_dir, rate, channels } = arguments;
+    let environment = settings::environment().collect();
+    let options = DemoOptions { data_dir, rate, channels };
+    Ok(demo::run(options, environment, stop_signal()).await?)
+}
+
+async fn simulate(options: simulator::Options) -> Result<(), Failure> {
+    let json = options.json;
+    let report =
+        simulator::run(options, stop_signal()).await.map_err(|error| Failure::Usage(error.into()))?;
+    say(&report.render(json));
+    if report.is_all_accepted() { Ok(()) } else { Err(anyhow!("not every message was accepted").into()) }
+}
+
+async fn migrate(config: Option<PathBuf>) -> Result<(), Failure> {
+    let settings = load(Needs::Database, config)?;
+    let migrated = run::migrate(&settings).await?;
+    for migration in &migrated.applied {
+        say(&format!("applied {migration}"));
+    }
+    say(&format!("the schema has version {}", migrated.version));
+    Ok(())
+}
+
+fn check_config(config: Option<PathBuf>) -> ExitCode {
+    match settings::load(Needs::Everything, config.as_deref(), settings::environment()) {
+        Ok(loaded) => {
+            say(&loaded.report.full().to_string());
+            ExitCode::SUCCESS
+        }
+        Err(report) => {
+            say(&report.full().to_string());
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn healthcheck(config: Option<PathBuf>) -> Result<(), Failure> {
+    let settings = load(Needs::Nothing, config)?;
+    let url = format!("http://{}/health/ready", settings.ops.bind);
+    // Err means that the process has its provider already, which does as well.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    // Plain HTTP to this machine needs no certificates, which a container may lack.
+    let client =
+        reqwest::Client::builder().no_proxy().tls_certs_only([]).timeout(Duration::from_secs(3)).build()?;
+    let answer = client.get(&url).send().await.with_context(|| format!("no instance answers at {url}"))?;
+    let status = answer.status();
+    let text = answer.text().await.unwrap_or_default();
+    say(&text);
+    if status.is_success() { Ok(()) } else { Err(anyhow!("the instance is not ready ({status})").into()) }
+}
+
+async fn create_streamer(config: Option<PathBuf>, command: StreamerCommand) -> Result<(), Failure> {
+    let StreamerCommand::Create { twitch_id, login, for_words, against_words } = command;
+    let settings = load(Needs::Database, config)?;
+    let journal = run::journal(&settings, uuid::Uuid::now_v7())?;
+    let mut config = Config::default();
+    if !for_words.is_empty() {
+        config.for_triggers = for_words;
+    }
+    if !against_words.is_empty() {
+        config.against_triggers = against_words;
+    }
+    let profile = Profile { twitch_user_id: twitch_id, display_name: login.clone(), login };
+    let (streamer, _) = journal.register(profile, config, "streamer create").await?;
+    let overlay_uuid = streamer.overlay_uuid;
+    let overlay_url = format!("{}/overlay/{overlay_uuid}", settings.http.public_url);
+    say(&serde_json::to_string(&Created { streamer_id: streamer.id, overlay_uuid, overlay_url })?);
+    Ok(())
+}
+
+/// Writes a line for people or programs. Who closes our output has seen enough.
+fn say(line: &str) {
+    let _ = writeln!(std::io::stdout(), "{line}");
+}
+
+/// Ready when the process is asked to stop.
+async fn stop_signal() {
+    use tokio::signal::unix::{SignalKind, signal};
+    let (Ok(mut interrupt), Ok(mut terminate)) =
+        (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
+    else {
+        // Without handlers the signals end the process at once, which loses nothing.
+        return std::future::pending().await;
+    };
+    tokio::select! {
+        _ = interrupt.recv() => {}
+        _ = terminate.recv() => {}
+    }
+}

@@ -1,0 +1,284 @@
+//! Builds all rooms and runs one instance, for the program and for tests alike.
+
+use std::collections::HashSet;
+use std::future::Future;
+use std::net::{SocketAddr, TcpListener};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use actix::Actor;
+use actix_web::dev::{Server, ServerHandle};
+use actix_web::middleware::from_fn;
+use actix_web::web::Data;
+use actix_web::{App, HttpServer};
+use socket2::{Domain, SockRef, Socket, Type};
+use tokio_postgres::Config;
+use uuid::Uuid;
+
+use crate::actors::committer::Committer;
+use crate::actors::feed::{self, Feed};
+use crate::actors::places::Places;
+use crate::actors::services::{ActorOptions, LoggedSubscriptions, Services};
+use crate::actors::supervisor::{Drain, Supervisor};
+use crate::actors::upkeep;
+use crate::hot::{Hot, HotError, HotOptions};
+use crate::http;
+use crate::http::state::State;
+use crate::journal::clock::DatabaseClock;
+use crate::journal::{Journal, JournalError, JournalOptions, migrations};
+use crate::settings::{Settings, Transport};
+use crate::telemetry::metrics::Metrics;
+use crate::twitch::signature::{SecretError, Secrets};
+
+/// Connections that may wait to be accepted: many overlays come back at once after a restart.
+const BACKLOG: i32 = 4096;
+/// Connections of one worker at most; below the usual limit of open files.
+const CONNECTIONS_PER_WORKER: usize = 9_000;
+/// Connections to PostgreSQL for votes, the lease and the directory's feed, beside the pool.
+const VOTE_CONNECTIONS: usize = 4;
+/// Connecting to Redis, and its sign of life: a server that takes longer counts as away.
+const REDIS_CONNECT_MAX: Duration = Duration::from_millis(500);
+const KEEP_ALIVE: Duration = Duration::from_secs(75);
+
+/// Why an instance does not run.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    #[error("can't listen on {address} ({setting}): {reason}")]
+    Listen { address: SocketAddr, setting: &'static str, reason: String },
+    #[error(transparent)]
+    Journal(#[from] JournalError),
+    #[error("Redis: {0}")]
+    Hot(#[from] HotError),
+    #[error("redis.url names several servers; this release can't use a Redis cluster, write one server")]
+    Cluster,
+    #[error("twitch.transport is \"websocket\", which this release can't use; write \"webhook\"")]
+    Transport,
+    #[error("twitch.webhook_secret: {0}")]
+    Secret(#[from] SecretError),
+    #[error("metrics: {0}")]
+    Metrics(#[from] prometheus::Error),
+    #[error("the HTTP server failed: {0}")]
+    Http(#[from] std::io::Error),
+}
+
+/// The sockets that an instance listens on.
+pub struct Listeners {
+    pub public: TcpListener,
+    pub ops: TcpListener,
+}
+
+impl Listeners {
+    /// Listens on the addresses of the settings.
+    ///
+    /// # Errors
+    /// [`RunError::Listen`] that says which address is taken or can't be had.
+    pub fn bind(settings: &Settings) -> Result<Listeners, RunError> {
+        Ok(Listeners {
+            public: listen(settings.http.bind, "http.bind")?,
+            ops: listen(settings.ops.bind, "ops.bind")?,
+        })
+    }
+}
+
+fn listen(address: SocketAddr, setting: &'static str) -> Result<TcpListener, RunError> {
+    let try_listen = || {
+        let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
+        socket.set_reuse_address(true)?;
+        socket.set_nonblocking(true)?;
+        socket.bind(&address.into())?;
+        socket.listen(BACKLOG)?;
+        Ok(TcpListener::from(socket))
+    };
+    try_listen().map_err(|error: std::io::Error| {
+        let reason = match error.kind() {
+            std::io::ErrorKind::AddrInUse => {
+                "the port is in use; end the program that uses it, or choose another one".into()
+            }
+            std::io::ErrorKind::PermissionDenied => {
+                "no right to use this port; choose one above 1023, or run with the right to".into()
+            }
+            _ => error.to_string(),
+        };
+        RunError::Listen { address, setting, reason }
+    })
+}
+
+/// Brings the schema to the newest version, and grants the application's role what it needs.
+///
+/// # Errors
+/// [`JournalError`] when PostgreSQL is away or refuses.
+pub async fn migrate(settings: &Settings) -> Result<migrations::Migrated, JournalError> {
+    let owner_url = settings.database.migrate_url.expose();
+    let user = |url: &str| url.parse::<Config>().ok().and_then(|config| config.get_user().map(str::to_owned));
+    let application = user(settings.database.url.expose());
+    let application = application.filter(|application| Some(application) != user(owner_url).as_ref());
+    migrations::migrate(owner_url, application.as_deref()).await
+}
+
+/// The journal of the settings, for the given instance.
+///
+/// # Errors
+/// [`JournalError::Url`] when the URL can't be used.
+pub fn journal(settings: &Settings, instance_id: Uuid) -> Result<Journal, JournalError> {
+    Journal::new(settings.database.url.expose(), &journal_options(settings), instance_id)
+}
+
+fn journal_options(settings: &Settings) -> JournalOptions {
+    JournalOptions {
+        pool_size: settings.database.pool_size,
+        connect_timeout: settings.database.connect_timeout,
+        statement_timeout: settings.database.statement_timeout,
+    }
+}
+
+/// Runs one instance until `shutdown` is ready, then lets go of everything in order. Calls `ready`
+/// when it takes requests.
+///
+/// # Errors
+/// [`RunError`] when the instance can't start: PostgreSQL away, its schema too old, or a setting
+/// that can't be used. Redis or Twitch being away is no reason not to start.
+pub async fn run(
+    settings: Arc<Settings>,
+    listeners: Listeners,
+    ready: impl FnOnce(),
+    shutdown: impl Future<Output = ()>,
+) -> Result<(), RunError> {
+    if settings.twitch.transport == Transport::Websocket {
+        return Err(RunError::Transport);
+    }
+    let services = services(&settings).await?;
+    let feed = Arc::new(Feed::new(Arc::clone(&services)));
+    feed.refresh().await?;
+    upkeep::renew_lease(&services).await;
+    let committer = Committer::start(Arc::clone(&services));
+    let supervisor = Supervisor::new(Arc::clone(&services), committer, Arc::clone(&feed)).start();
+    actix::spawn(feed::listen_always(
+        settings.database.url.expose().to_owned(),
+        journal_options(&settings),
+        Arc::clone(&feed),
+    ));
+
+    let state = Data::new(State {
+        services,
+        supervisor: supervisor.clone(),
+        feed,
+        public_url: settings.http.public_url.to_string(),
+        webhook_secrets: Secrets::new(settings.twitch.webhook_secrets().map(|secret| secret.expose()))?,
+        draining: Arc::new(AtomicBool::new(false)),
+        places: Places::new(settings.limits.overlays_per_ip_max),
+        unknown_types: Mutex::new(HashSet::new()),
+        settings: Arc::clone(&settings),
+    });
+    let addresses = (listeners.public.local_addr()?, listeners.ops.local_addr()?);
+    let public = public_server(&settings, state.clone(), listeners.public)?;
+    let ops = ops_server(state.clone(), listeners.ops)?;
+    let handles = [public.handle(), ops.handle()];
+    let mut servers = actix::spawn(async move { tokio::try_join!(public, ops).map(|_| ()) });
+    tracing::info!(public = %addresses.0, ops = %addresses.1, "ready");
+    ready();
+
+    tokio::select! {
+        ended = &mut servers => return Ok(ended.map_err(std::io::Error::other)??),
+        () = shutdown => {}
+    }
+    tracing::info!("stopping");
+    state.draining.store(true, Ordering::Release);
+    // Overlays are told to go elsewhere and holds are released, while requests are still answered.
+    if tokio::time::timeout(settings.http.drain, supervisor.send(Drain)).await.is_err() {
+        tracing::warn!("not all sessions could be released in time; their leases will lapse");
+    }
+    stop(handles).await;
+    servers.await.map_err(std::io::Error::other)??;
+    tracing::info!("stopped");
+    Ok(())
+}
+
+async fn stop(handles: [ServerHandle; 2]) {
+    for handle in handles {
+        handle.stop(true).await;
+    }
+}
+
+async fn services(settings: &Settings) -> Result<Arc<Services>, RunError> {
+    let instance_id = Uuid::now_v7();
+    let journal = journal(settings, instance_id)?;
+    let vote_options = JournalOptions { pool_size: VOTE_CONNECTIONS, ..journal_options(settings) };
+    let vote_journal = Journal::new(settings.database.url.expose(), &vote_options, instance_id)?;
+    for warning in journal.check_durability().await? {
+        tracing::warn!("{warning}");
+    }
+    journal.check_schema().await?;
+    if settings.redis.url.is_cluster() {
+        return Err(RunError::Cluster);
+    }
+    // Redis may be reached by TLS. Err means that the process has its provider already.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let hot = Hot::connect(&HotOptions {
+        url: settings.redis.url.expose().next().unwrap_or_default().to_owned(),
+        pool_size: settings.redis.pool_size,
+        command_timeout: settings.redis.command_timeout,
+        connect_timeout: REDIS_CONNECT_MAX,
+    })?;
+    let options = ActorOptions {
+        tick: settings.session.tick,
+        debounce: settings.session.debounce,
+        keyframe: settings.session.keyframe,
+        ping: settings.overlay.ping,
+        pong_timeout: settings.overlay.pong_timeout,
+        lease: settings.session.lease,
+        idle: settings.session.idle,
+        vote_wait: settings.limits.vote_wait,
+        commit: settings.database.append_timeout,
+        overlay_message_bytes_max: settings.overlay.frame_bytes_max,
+        votes_waiting_max: settings.limits.votes_waiting_max,
+        overlays_per_session_max: settings.overlay.connections_per_session_max,
+        arbiters: (settings.http.workers / 2).max(1),
+    };
+    let clock = Arc::new(DatabaseClock::default());
+    let metrics = Arc::new(Metrics::new()?);
+    metrics.started_at_seconds.set(clock.now().0 as f64 / 1000.0);
+    Ok(Arc::new(Services::new(
+        options,
+        [journal, vote_journal],
+        hot,
+        clock,
+        metrics,
+        Box::new(LoggedSubscriptions),
+    )))
+}
+
+fn public_server(settings: &Settings, state: Data<State>, listener: TcpListener) -> std::io::Result<Server> {
+    let tcp_user_timeout = settings.overlay.tcp_user_timeout;
+    let server = HttpServer::new(move || {
+        App::new().app_data(state.clone()).wrap(from_fn(http::request_id::follow)).configure(http::public)
+    })
+    .workers(settings.http.workers)
+    .max_connections(CONNECTIONS_PER_WORKER)
+    .client_request_timeout(settings.limits.header_timeout)
+    .keep_alive(KEEP_ALIVE)
+    .shutdown_timeout(settings.http.drain.as_secs())
+    .disable_signals()
+    .on_connect(move |connection, data| {
+        http::unread::prepare(connection, data);
+        let Some(stream) = connection.downcast_ref::<actix_web::rt::net::TcpStream>() else { return };
+        let socket = SockRef::from(stream);
+        // Frames are small and due now; and a peer that no longer takes any must be noticed. Where
+        // a system lacks these options it works without them.
+        let _ = socket.set_tcp_nodelay(true);
+        let _ = socket.set_tcp_user_timeout(Some(tcp_user_timeout));
+    })
+    .listen(listener)?;
+    Ok(server.run())
+}
+
+fn ops_server(state: Data<State>, listener: TcpListener) -> std::io::Result<Server> {
+    let server = HttpServer::new(move || {
+        App::new().app_data(state.clone()).wrap(from_fn(http::request_id::follow)).configure(http::ops)
+    })
+    .workers(1)
+    .disable_signals()
+    .on_connect(http::unread::prepare)
+    .listen(listener)?;
+    Ok(server.run())
+}
