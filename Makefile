@@ -1,0 +1,31 @@
+# The everyday commands. `make help` lists them.
+SHELL := /bin/sh
+.DEFAULT_GOAL := help
+.PHONY: help run test lint ci clean
+
+DATA_DIR := .local
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' Makefile
+
+run: ## the whole product with a simulated Twitch; Ctrl-C ends all of it
+	@sh config/dev/install.sh run
+	@cargo build --locked
+	@exec cargo run --locked --quiet -- demo --data-dir $(DATA_DIR)
+
+test: ## the whole test suite, on private servers
+	@sh config/dev/install.sh test
+	@cargo test --locked
+
+lint: ## format, clippy, Lua, SQL and shell checks
+	@sh config/dev/install.sh lint
+	cargo fmt --check
+	cargo clippy --locked --all-targets -- -D warnings
+	@cargo build --locked --quiet
+	sh config/dev/lint-scripts.sh
+
+ci: lint test ## what CI runs
+
+clean: ## deletes what was built and the data of `make run`
+	@cargo clean
+	@sh config/dev/clean.sh $(DATA_DIR)

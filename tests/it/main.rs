@@ -1,0 +1,15 @@
+//! The one integration binary: everything that needs real servers. It shares one set of private servers.
+
+mod admin;
+mod arithmetic;
+mod browser;
+mod commands;
+mod durability;
+mod histories;
+mod house;
+mod journal;
+mod local;
+mod schema;
+mod socket;
+mod support;
+mod webhook;
