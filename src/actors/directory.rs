@@ -209,6 +209,11 @@ impl Directory {
         read(&self.sessions).iter().map(|(streamer_id, handle)| (*streamer_id, handle.clone())).collect()
     }
 
+    /// How many session actors run on this instance.
+    pub fn session_count(&self) -> usize {
+        read(&self.sessions).len()
+    }
+
     /// Enters a session actor; answers the one it takes the place of.
     pub fn enter_session(&self, streamer_id: Uuid, handle: SessionHandle) -> Option<SessionHandle> {
         write(&self.sessions).insert(streamer_id, handle)

@@ -19,7 +19,7 @@ use super::directory::{LiveEntry, SessionHandle};
 use super::feed::{self, Feed};
 use super::outbox::Close;
 use super::overlay::Seat;
-use super::services::{Services, Unmirrored};
+use super::services::Services;
 use super::session::{CloseOverlays, SessionActor, Tick};
 use super::upkeep;
 use crate::journal::JournalError;
@@ -218,10 +218,6 @@ impl Supervisor {
             tracing::info!(%streamer_id, session_id = %live.session_id, "session started");
             self.services.subscriptions.request(streamer_id, &live.twitch_user_id);
         }
-        if let Some(told) = &held.entry.live {
-            let session = told.head.clone();
-            self.services.mirror_later(Unmirrored { live: Arc::clone(&live), session });
-        }
         let handle = self.ensure(live);
         feed::adopt(&self.services, held.entry);
         self.untold.remove(&streamer_id);
@@ -243,7 +239,7 @@ impl Supervisor {
 
     fn count_sessions(&self) {
         let metrics = &self.services.metrics;
-        let actors = self.services.directory.sessions().len() as i64;
+        let actors = self.services.directory.session_count() as i64;
         let held = self.held.len() as i64;
         metrics.holds.set(held);
         metrics.sessions_held.set(held);
@@ -344,6 +340,8 @@ impl Actor for Supervisor {
         context.run_interval(renew_every, |supervisor, _| {
             let services = Arc::clone(&supervisor.services);
             actix::spawn(async move { upkeep::renew_lease(&services).await });
+            let directory = &supervisor.services.directory;
+            supervisor.untold.retain(|streamer_id| directory.session(*streamer_id).is_some());
             supervisor.count_sessions();
         });
         // At once too: until it was asked, the metrics would not know of Redis.
