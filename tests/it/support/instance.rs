@@ -56,6 +56,9 @@ impl Stores {
             ("CHATPULSE_OPS__BIND", "127.0.0.1:0"),
             ("CHATPULSE_HTTP__WORKERS", "2"),
             ("CHATPULSE_LOG__FORMAT", "json"),
+            // A machine busy with other tests is no outage: up to the 1.5 s that a vote may take at all.
+            ("CHATPULSE_LIMITS__VOTE_WAIT_MS", "1400"),
+            ("CHATPULSE_DATABASE__APPEND_TIMEOUT_MS", "1400"),
         ];
         let all: HashMap<&str, &str> = stores.iter().chain(settings).copied().collect();
         all.into_iter().map(|(key, value)| (key.to_owned(), value.to_owned())).collect()
