@@ -1,8 +1,15 @@
-#!lua name=chatpulse_v1
+#!lua name=chatpulse_v2
 -- The Redis functions of ChatPulse.
 --
 -- The version in the names lets two releases run side by side: a change of a function's keys,
--- arguments, answers or meaning gets a new number, here and in src/hot/functions.rs.
+-- arguments, answers or meaning gets a new number, here and in src/hot/functions.rs. The functions
+-- of queues and limits, in queues.lua, are appended to this file when it is loaded.
+--
+-- chatpulse_v1, the release before, works on the same keys. Both share: the session hash's fields,
+-- refs as a set of instance ids, orphans as streamer id -> time, ended as an ordinal, and the change
+-- log with its epoch hash. Only v2 knows the hash's field `holders` and gives hash and refs a life.
+-- v1 adds and removes single holders without a rank and may delete `holders`; then a v2 instance
+-- finds rank 0 where the journal has another, and writes the holders again.
 --
 -- Every key is passed in KEYS, so that all of this also runs on a cluster; the keys of one call
 -- share the hash tag of the streamer's bucket. A function that fails half-way keeps what it has
@@ -116,6 +123,33 @@ local function problem_of(state)
   end
 end
 
+-- The ordinal of the session that a version or a holders' rank belongs to; 0 for nothing.
+local function ordinal_of(version)
+  return math.floor(tonumber(version or 0) / ORDINAL)
+end
+
+-- Empties a session's hash but for what tells who holds it.
+local function keep_holders(session, rank, last_disconnect)
+  redis.call('DEL', session)
+  redis.call('HSET', session, 'holders', rank)
+  if last_disconnect then
+    redis.call('HSET', session, 'last_disconnect', last_disconnect)
+  end
+end
+
+-- Gives the keys of a live session their life. Whoever knows the session renews it by writing; it
+-- is for sessions that all instances which knew them forgot to remove.
+local function renew(session, refs, life_ms)
+  redis.call('PEXPIRE', session, life_ms)
+  redis.call('PEXPIRE', refs, life_ms)
+end
+
+local function begin_log(log, epoch, new_epoch, ttl_ms)
+  redis.call('DEL', log, epoch)
+  redis.call('HSET', epoch, 'id', new_epoch, 'newest', '0', 'floor', '0')
+  redis.call('PEXPIRE', epoch, ttl_ms)
+end
+
 -- Notes in a bucket's change log that a streamer's state changed.
 --
 -- The log is a sorted set streamer id -> change number. Beside it, in the epoch hash: `id` (random,
@@ -123,8 +157,7 @@ end
 -- away: who has read less has missed something), and for each streamer in the log its version.
 local function note_change(log, epoch, streamer_id, version, new_epoch, log_max, ttl_ms)
   if redis.call('HEXISTS', epoch, 'id') == 0 then
-    redis.call('DEL', log, epoch)
-    redis.call('HSET', epoch, 'id', new_epoch, 'newest', '0', 'floor', '0')
+    begin_log(log, epoch, new_epoch, ttl_ms)
   end
   local number = redis.call('HINCRBY', epoch, 'newest', 1)
   redis.call('ZADD', log, number, streamer_id)
@@ -145,40 +178,52 @@ end
 
 -- Writes a session's absolute state if it is newer than what is there, and notes the change.
 --
--- KEYS: session hash, change log, epoch hash, ended marker
--- ARGV: streamer id, epoch for a new log, entries the log keeps, the log's life in ms,
---       then the hash's fields: name, value, name, value, …
--- Answers 'written', or 'older' when the same state or a newer one is there.
+-- KEYS: session hash, change log, epoch hash, ended marker, refs
+-- ARGV: streamer id, epoch for a new log, entries the log keeps, the log's life in ms, the session's
+--       life in ms, then the hash's fields: name, value, name, value, …
+-- Answers 'written', or 'older' when the same state or a newer one is there, or holders of a newer
+-- session, or the session has ended.
 local function mirror(keys, args)
-  local session, log, epoch, ended = keys[1], keys[2], keys[3], keys[4]
-  local streamer_id, new_epoch, log_max, ttl_ms = args[1], args[2], tonumber(args[3]), tonumber(args[4])
-  local state = by_name(args, 5)
+  local session, log, epoch, ended, refs = unpack(keys)
+  local streamer_id, new_epoch = args[1], args[2]
+  local log_max, ttl_ms, life_ms = tonumber(args[3]), tonumber(args[4]), tonumber(args[5])
+  local state = by_name(args, 6)
   local problem = problem_of(state)
-  if not problem and not (log_max and log_max >= 1 and ttl_ms and ttl_ms >= 1) then
-    problem = 'the bounds of the change log are no positive numbers'
+  if not problem and math.min(log_max or 0, ttl_ms or 0, life_ms or 0) < 1 then
+    problem = 'a bound or a life is no positive number'
   end
   if problem then
     return redis.error_reply('ERR mirror: ' .. problem)
   end
   local version = tonumber(state.version)
-  local there = redis.call('HMGET', session, 'version', 'session_id')
-  if there[1] then
+  local ordinal = ordinal_of(version)
+  local there = redis.call('HMGET', session, 'version', 'session_id', 'holders', 'last_disconnect')
+  local held_ordinal = ordinal_of(there[3])
+  if held_ordinal > ordinal then
+    return 'older'
+  elseif there[1] then
     if tonumber(there[1]) >= version then
       return 'older'
     end
-  else
+  elseif tonumber(redis.call('GET', ended) or -1) >= ordinal then
     -- A late write of an ended session must not bring it back.
-    local ordinal = redis.call('GET', ended)
-    if ordinal and tonumber(ordinal) >= math.floor(version / ORDINAL) then
-      return 'older'
-    end
+    return 'older'
   end
   if there[2] ~= state.session_id then
-    redis.call('DEL', session)
+    -- Who holds the new session may have been written before its first state; what is there of the
+    -- one before says nothing about it.
+    if there[3] and held_ordinal == ordinal then
+      keep_holders(session, there[3], there[4])
+    elseif there[3] then
+      redis.call('DEL', session, refs)
+    else
+      redis.call('DEL', session)
+    end
   elseif state.model ~= 'window' then
     redis.call('HDEL', session, 'seconds')
   end
-  redis.call('HSET', session, unpack(args, 5))
+  redis.call('HSET', session, unpack(args, 6))
+  renew(session, refs, life_ms)
   note_change(log, epoch, streamer_id, state.version, new_epoch, log_max, ttl_ms)
   return 'written'
 end
@@ -207,19 +252,29 @@ end
 -- What changed in a bucket since a cursor.
 --
 -- KEYS: change log, epoch hash
--- ARGV: the epoch last seen, the change number last seen, changes wanted at most
+-- ARGV: the epoch last seen, the change number last seen, changes wanted at most, epoch for a new
+--       log, the log's life in ms
 -- Answers {'changes' or 'reset', epoch, number to go on from, streamer id, version, …}. 'reset'
 -- says that changes may have been missed: the epoch is another, the log has gone back, or what
--- came after the number is trimmed away. A log that is not there has the epoch ''.
+-- came after the number is trimmed away.
+--
+-- It begins a log that is not there, so that a reader of an idle bucket keeps its cursor. And so it
+-- is a function that writes: a server that can't be written to, where nothing can be mirrored
+-- either, refuses it instead of answering that nothing changes. Asking does not lengthen the log's
+-- life: one without a change for that long is begun anew, and its readers reset.
 local function changes_since(keys, args)
   local log, epoch = keys[1], keys[2]
   local number, wanted = tonumber(args[2]), tonumber(args[3])
-  if not number or not wanted or wanted < 1 then
-    return redis.error_reply('ERR changes_since: number or limit is no number')
+  local new_epoch, ttl_ms = args[4], tonumber(args[5])
+  if not number or not wanted or wanted < 1 or not ttl_ms or ttl_ms < 1 then
+    return redis.error_reply('ERR changes_since: number, limit or life is no number')
   end
   local head = redis.call('HMGET', epoch, 'id', 'newest', 'floor')
-  local id, newest, floor = head[1] or '', tonumber(head[2] or 0), tonumber(head[3] or 0)
-  if id ~= args[1] or newest < number or number < floor then
+  local id, newest, floor = head[1], tonumber(head[2] or 0), tonumber(head[3] or 0)
+  if not id then
+    begin_log(log, epoch, new_epoch, ttl_ms)
+    return { 'reset', new_epoch, '0' }
+  elseif id ~= args[1] or newest < number or number < floor then
     return { 'reset', id, whole(newest) }
   end
   local answer = { 'changes', id, whole(newest) }
@@ -238,62 +293,94 @@ local function changes_since(keys, args)
   return answer
 end
 
--- Notes that an instance holds a session.
+-- Writes who holds a session, if it is newer than what is there; nobody makes it an orphan.
 --
--- KEYS: refs, session hash, orphans
--- ARGV: instance id, streamer id
--- Answers how many instances hold it now.
-local function hold(keys, args)
-  redis.call('SADD', keys[1], args[1])
-  redis.call('HDEL', keys[2], 'last_disconnect')
-  redis.call('ZREM', keys[3], args[2])
-  return redis.call('SCARD', keys[1])
+-- The rank is ordinal * ORDINAL + a number that grows with each change of the session's holders. It
+-- stands in the session's hash, also before the first state does: a hash without a `version` is no
+-- session yet.
+--
+-- KEYS: refs, session hash, orphans, ended marker
+-- ARGV: streamer id, rank, since when nobody holds it (ms; '' while somebody does), the orphans'
+--       life in ms, the session's life in ms, then the ids of the instances that hold it
+-- Answers 'written', or 'older' when the same holders or newer ones are there, or a newer session,
+-- or the session has ended.
+local function holders(keys, args)
+  local refs, session, orphans, ended = unpack(keys)
+  local streamer_id, rank, unheld_since, ttl_ms, life_ms = unpack(args, 1, 5)
+  if not is_whole(rank) or not (unheld_since == '' or is_whole(unheld_since)) then
+    return redis.error_reply('ERR holders: the rank or the time is no whole number')
+  elseif not is_whole(ttl_ms) or not is_whole(life_ms) then
+    return redis.error_reply('ERR holders: a life is no whole number')
+  end
+  local ordinal = ordinal_of(rank)
+  local there = redis.call('HMGET', session, 'version', 'holders')
+  local newer_there = tonumber(there[2] or -1) >= tonumber(rank) or ordinal_of(there[1]) > ordinal
+  if newer_there or tonumber(redis.call('GET', ended) or -1) >= ordinal then
+    return 'older'
+  end
+  redis.call('DEL', refs)
+  for i = 6, #args do
+    redis.call('SADD', refs, args[i])
+  end
+  redis.call('HSET', session, 'holders', rank)
+  if unheld_since == '' then
+    redis.call('HDEL', session, 'last_disconnect')
+    redis.call('ZREM', orphans, streamer_id)
+  else
+    redis.call('HSET', session, 'last_disconnect', unheld_since)
+    redis.call('ZADD', orphans, unheld_since, streamer_id)
+    redis.call('PEXPIRE', orphans, ttl_ms)
+  end
+  renew(session, refs, life_ms)
+  return 'written'
 end
 
--- Notes that an instance no longer holds a session; after the last one it is an orphan.
---
--- KEYS: refs, session hash, orphans
--- ARGV: instance id, streamer id, now (ms), the orphans' life in ms
--- Answers how many instances hold it now.
-local function release(keys, args)
-  local refs, session, orphans = keys[1], keys[2], keys[3]
-  if not is_whole(args[3]) or not is_whole(args[4]) then
-    return redis.error_reply('ERR release: now or the life is no whole number')
-  end
-  redis.call('SREM', refs, args[1])
-  local holders = redis.call('SCARD', refs)
-  -- Not for a session that is gone: that would bring back a hash without a state.
-  if holders == 0 and redis.call('HEXISTS', session, 'version') == 1 then
-    redis.call('HSETNX', session, 'last_disconnect', args[3])
-    redis.call('ZADD', orphans, 'NX', args[3], args[2])
-    redis.call('PEXPIRE', orphans, args[4])
-  end
-  return holders
-end
-
--- Removes an ended session; spares a newer one of the same streamer.
+-- Removes an ended session; spares the state and the holders of a newer one of the same streamer.
 --
 -- KEYS: session hash, refs, change log, epoch hash, orphans, ended marker
 -- ARGV: streamer id, the ended session's ordinal, the ended marker's life in ms
--- Answers the removed session's broadcaster_user_id, '' when none was there, nil when a newer
--- session is there.
+-- Answers the removed session's broadcaster_user_id, '' when none was there, nil when something of a
+-- newer session is there.
 local function remove(keys, args)
   local session, refs, log, epoch, orphans, ended = unpack(keys)
   local streamer_id, ordinal, ttl_ms = args[1], tonumber(args[2]), args[3]
   if not is_whole(args[2]) or not is_whole(ttl_ms) then
     return redis.error_reply('ERR remove: the ordinal or the life is no whole number')
   end
-  local there = redis.call('HMGET', session, 'version', 'broadcaster_user_id')
-  if there[1] and math.floor(tonumber(there[1]) / ORDINAL) > ordinal then
+  local there =
+    redis.call('HMGET', session, 'version', 'broadcaster_user_id', 'holders', 'last_disconnect')
+  if ordinal_of(there[1]) > ordinal then
     return nil
   end
   local newer = tonumber(redis.call('GET', ended) or 0)
   redis.call('SET', ended, whole(math.max(ordinal, newer)), 'PX', ttl_ms)
-  redis.call('DEL', session, refs)
   redis.call('ZREM', log, streamer_id)
   redis.call('HDEL', epoch, streamer_id)
+  if ordinal_of(there[3]) > ordinal then
+    local life_ms = redis.call('PTTL', session)
+    keep_holders(session, there[3], there[4])
+    if life_ms > 0 then
+      redis.call('PEXPIRE', session, life_ms)
+    end
+    return nil
+  end
+  redis.call('DEL', session, refs)
   redis.call('ZREM', orphans, streamer_id)
   return there[2] or ''
+end
+
+-- Deletes what is there of a streamer's session, ended marker apart, so that it can be written anew.
+-- The journal has to be read afterwards: whatever was mirrored before is in it by then.
+--
+-- KEYS: session hash, refs, change log, epoch hash, orphans
+-- ARGV: streamer id
+-- Answers how many of hash and refs were there.
+local function discard(keys, args)
+  local session, refs, log, epoch, orphans = unpack(keys)
+  redis.call('ZREM', log, args[1])
+  redis.call('HDEL', epoch, args[1])
+  redis.call('ZREM', orphans, args[1])
+  return redis.call('DEL', session, refs)
 end
 
 -- Deletes a key if it still holds a given string.
@@ -308,14 +395,16 @@ local function delete_if_holds(keys, args)
   return 0
 end
 
-redis.register_function('chatpulse_v1_mirror', mirror)
-redis.register_function('chatpulse_v1_hold', hold)
-redis.register_function('chatpulse_v1_release', release)
-redis.register_function('chatpulse_v1_remove', remove)
-redis.register_function('chatpulse_v1_delete_if_holds', delete_if_holds)
-redis.register_function({ function_name = 'chatpulse_v1_read', callback = read, flags = { 'no-writes' } })
+redis.register_function('chatpulse_v2_mirror', mirror)
+redis.register_function('chatpulse_v2_changes_since', changes_since)
+redis.register_function('chatpulse_v2_holders', holders)
+redis.register_function({ function_name = 'chatpulse_v2_read', callback = read, flags = { 'no-writes' } })
+-- What frees memory works without any, too.
+local frees = { 'allow-oom' }
+redis.register_function({ function_name = 'chatpulse_v2_remove', callback = remove, flags = frees })
+redis.register_function({ function_name = 'chatpulse_v2_discard', callback = discard, flags = frees })
 redis.register_function({
-  function_name = 'chatpulse_v1_changes_since',
-  callback = changes_since,
-  flags = { 'no-writes' },
+  function_name = 'chatpulse_v2_delete_if_holds',
+  callback = delete_if_holds,
+  flags = frees,
 })

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use actix::Actor;
+use actix::{Actor, Addr};
 use actix_web::dev::{Server, ServerHandle};
 use actix_web::middleware::from_fn;
 use actix_web::web::Data;
@@ -18,16 +18,20 @@ use uuid::Uuid;
 
 use crate::actors::committer::Committer;
 use crate::actors::feed::{self, Feed};
+use crate::actors::lookup::Lookup;
 use crate::actors::places::Places;
-use crate::actors::services::{ActorOptions, LoggedSubscriptions, Services};
+use crate::actors::services::{ActorOptions, LoggedSubscriptions, Ports, Services};
 use crate::actors::supervisor::{Drain, Supervisor};
 use crate::actors::upkeep;
+use crate::hot::limits::Limits;
+use crate::hot::spill::{Durability, Spill, SpillOptions};
 use crate::hot::{Hot, HotError, HotOptions};
 use crate::http;
 use crate::http::state::State;
 use crate::journal::clock::DatabaseClock;
 use crate::journal::{Journal, JournalError, JournalOptions, migrations};
-use crate::settings::{Settings, Transport};
+use crate::settings::sections::{QueueDurability, Redis};
+use crate::settings::{RedisUrl, Settings, Transport};
 use crate::telemetry::metrics::Metrics;
 use crate::twitch::signature::{SecretError, Secrets};
 
@@ -36,9 +40,19 @@ const BACKLOG: i32 = 4096;
 /// Connections of one worker at most; below the usual limit of open files.
 const CONNECTIONS_PER_WORKER: usize = 9_000;
 /// Connections to PostgreSQL for votes, the lease and the directory's feed, beside the pool.
-const VOTE_CONNECTIONS: usize = 4;
+const VOTE_CONNECTIONS: usize = 6;
 /// Connecting to Redis, and its sign of life: a server that takes longer counts as away.
 const REDIS_CONNECT_MAX: Duration = Duration::from_millis(500);
+/// The share of the drain time in which requests under way are answered, after overlays were closed.
+const REQUESTS_SHARE: f64 = 0.3;
+/// For tests, in builds with debug assertions only: see [`ActorOptions::panic_on_message`].
+const PANIC_ON_MESSAGE: &str = "PANIC_ON_MESSAGE";
+/// Requests of the ops listener that are under way at the end have so long.
+const OPS_SHUTDOWN_SECONDS: u64 = 1;
+/// Between two looks whether the supervisor lives.
+const SUPERVISOR_LOOK: Duration = Duration::from_secs(1);
+/// Between two looks for the limits' Redis.
+const LIMITS_PROBE: Duration = Duration::from_secs(1);
 const KEEP_ALIVE: Duration = Duration::from_secs(75);
 
 /// Why an instance does not run.
@@ -50,14 +64,14 @@ pub enum RunError {
     Journal(#[from] JournalError),
     #[error("Redis: {0}")]
     Hot(#[from] HotError),
-    #[error("redis.url names several servers; this release can't use a Redis cluster, write one server")]
-    Cluster,
     #[error("twitch.transport is \"websocket\", which this release can't use; write \"webhook\"")]
     Transport,
     #[error("twitch.webhook_secret: {0}")]
     Secret(#[from] SecretError),
     #[error("metrics: {0}")]
     Metrics(#[from] prometheus::Error),
+    #[error("the supervisor failed; start this instance again")]
+    Supervisor,
     #[error("the HTTP server failed: {0}")]
     Http(#[from] std::io::Error),
 }
@@ -147,10 +161,12 @@ pub async fn run(
     if settings.twitch.transport == Transport::Websocket {
         return Err(RunError::Transport);
     }
-    let services = services(&settings).await?;
+    let Parts { services, journal, spill, limits } = parts(&settings).await?;
     let feed = Arc::new(Feed::new(Arc::clone(&services)));
     feed.refresh().await?;
-    upkeep::renew_lease(&services).await;
+    upkeep::renew_lease(&services, true).await;
+    // What can stand in for another part has to be known before the first vote; away, it is found later.
+    let _ = tokio::join!(services.hot.probe(), spill.probe());
     let committer = Committer::start(Arc::clone(&services));
     let supervisor = Supervisor::new(Arc::clone(&services), committer, Arc::clone(&feed)).start();
     actix::spawn(feed::listen_always(
@@ -159,8 +175,13 @@ pub async fn run(
         Arc::clone(&feed),
     ));
 
+    actix::spawn(look_for_limits(limits.clone()));
     let state = Data::new(State {
+        lookup: Lookup::start(Arc::clone(&services)),
         services,
+        journal,
+        spill,
+        limits,
         supervisor: supervisor.clone(),
         feed,
         public_url: settings.http.public_url.to_string(),
@@ -180,6 +201,7 @@ pub async fn run(
 
     tokio::select! {
         ended = &mut servers => return Ok(ended.map_err(std::io::Error::other)??),
+        () = end_of(supervisor.clone()) => return Err(RunError::Supervisor),
         () = shutdown => {}
     }
     tracing::info!("stopping");
@@ -194,39 +216,101 @@ pub async fn run(
     Ok(())
 }
 
-async fn stop(handles: [ServerHandle; 2]) {
-    for handle in handles {
-        handle.stop(true).await;
+/// Ends when the supervisor has died, without which nothing goes on.
+async fn end_of(supervisor: Addr<Supervisor>) {
+    while supervisor.connected() {
+        tokio::time::sleep(SUPERVISOR_LOOK).await;
     }
 }
 
-async fn services(settings: &Settings) -> Result<Arc<Services>, RunError> {
+/// Looks whether the limits' Redis is there, for as long as the instance runs.
+async fn look_for_limits(limits: Limits) {
+    let mut there = true;
+    loop {
+        let answer = limits.probe().await;
+        if let Err(error) = &answer
+            && there
+        {
+            tracing::warn!(%error, "the Redis for rate limits is away: nothing is limited");
+        }
+        there = answer.is_ok();
+        tokio::time::sleep(LIMITS_PROBE).await;
+    }
+}
+
+async fn stop(handles: [ServerHandle; 2]) {
+    let [public, ops] = handles;
+    tokio::join!(public.stop(true), ops.stop(true));
+}
+
+/// What one instance is built of, apart from HTTP.
+struct Parts {
+    services: Arc<Services>,
+    journal: Journal,
+    spill: Spill,
+    limits: Limits,
+}
+
+async fn parts(settings: &Settings) -> Result<Parts, RunError> {
     let instance_id = Uuid::now_v7();
-    let journal = journal(settings, instance_id)?;
+    let metrics = Arc::new(Metrics::new()?);
+    let journal = journal(settings, instance_id)?.observed_by(metrics.postgres_query_seconds.clone());
     let vote_options = JournalOptions { pool_size: VOTE_CONNECTIONS, ..journal_options(settings) };
-    let vote_journal = Journal::new(settings.database.url.expose(), &vote_options, instance_id)?;
+    let vote_journal = Journal::new(settings.database.url.expose(), &vote_options, instance_id)?
+        .observed_by(metrics.postgres_query_seconds.clone());
     for warning in journal.check_durability().await? {
         tracing::warn!("{warning}");
     }
     journal.check_schema().await?;
-    if settings.redis.url.is_cluster() {
-        return Err(RunError::Cluster);
-    }
     // Redis may be reached by TLS. Err means that the process has its provider already.
     let _ = rustls::crypto::ring::default_provider().install_default();
-    let hot = Hot::connect(&HotOptions {
-        url: settings.redis.url.expose().next().unwrap_or_default().to_owned(),
-        pool_size: settings.redis.pool_size,
-        command_timeout: settings.redis.command_timeout,
+    let redis = &settings.redis;
+    let spill = spill(redis, instance_id)?;
+    let ports = Ports {
+        journal: Arc::new(journal.clone()),
+        vote_journal: Arc::new(vote_journal),
+        hot: Arc::new(Hot::connect(&redis_options(redis, &redis.url))?),
+        spill: Some(Arc::new(spill.clone())),
+    };
+    let limits = Limits::new(Hot::connect(&redis_options(redis, &redis.rate_limit_url))?);
+    let clock = Arc::new(DatabaseClock::default());
+    metrics.started_at_seconds.set(clock.now().0 as f64 / 1000.0);
+    let subscriptions = Box::new(LoggedSubscriptions);
+    let services = Services::new(actor_options(settings), ports, clock, metrics, subscriptions);
+    Ok(Parts { services: Arc::new(services), journal, spill, limits })
+}
+
+fn spill(redis: &Redis, instance_id: Uuid) -> Result<Spill, HotError> {
+    let durability = match redis.queue_is_durable {
+        QueueDurability::Ask => Durability::Ask,
+        QueueDurability::Yes => Durability::Yes,
+        QueueDurability::No => Durability::No,
+    };
+    let entries_max = usize::try_from(redis.queue_entries_max).unwrap_or(usize::MAX);
+    let options = SpillOptions { instance_id, entries_max, durability };
+    let server = redis_options(redis, &redis.queue_url);
+    Spill::connect(&HotOptions { command_timeout: redis.queue_timeout, ..server }, &options)
+}
+
+fn redis_options(redis: &Redis, url: &RedisUrl) -> HotOptions {
+    HotOptions {
+        urls: url.expose().map(str::to_owned).collect(),
+        pool_size: redis.pool_size,
+        command_timeout: redis.command_timeout,
         connect_timeout: REDIS_CONNECT_MAX,
-    })?;
-    let options = ActorOptions {
+    }
+}
+
+fn actor_options(settings: &Settings) -> ActorOptions {
+    ActorOptions {
         tick: settings.session.tick,
         debounce: settings.session.debounce,
         keyframe: settings.session.keyframe,
         ping: settings.overlay.ping,
         pong_timeout: settings.overlay.pong_timeout,
         lease: settings.session.lease,
+        orphan: settings.session.orphan,
+        drain: settings.http.drain,
         idle: settings.session.idle,
         vote_wait: settings.limits.vote_wait,
         commit: settings.database.append_timeout,
@@ -234,18 +318,8 @@ async fn services(settings: &Settings) -> Result<Arc<Services>, RunError> {
         votes_waiting_max: settings.limits.votes_waiting_max,
         overlays_per_session_max: settings.overlay.connections_per_session_max,
         arbiters: (settings.http.workers / 2).max(1),
-    };
-    let clock = Arc::new(DatabaseClock::default());
-    let metrics = Arc::new(Metrics::new()?);
-    metrics.started_at_seconds.set(clock.now().0 as f64 / 1000.0);
-    Ok(Arc::new(Services::new(
-        options,
-        [journal, vote_journal],
-        hot,
-        clock,
-        metrics,
-        Box::new(LoggedSubscriptions),
-    )))
+        panic_on_message: std::env::var(PANIC_ON_MESSAGE).ok().filter(|_| cfg!(debug_assertions)),
+    }
 }
 
 fn public_server(settings: &Settings, state: Data<State>, listener: TcpListener) -> std::io::Result<Server> {
@@ -257,7 +331,7 @@ fn public_server(settings: &Settings, state: Data<State>, listener: TcpListener)
     .max_connections(CONNECTIONS_PER_WORKER)
     .client_request_timeout(settings.limits.header_timeout)
     .keep_alive(KEEP_ALIVE)
-    .shutdown_timeout(settings.http.drain.as_secs())
+    .shutdown_timeout(settings.http.drain.mul_f64(REQUESTS_SHARE).as_secs().max(1))
     .disable_signals()
     .on_connect(move |connection, data| {
         http::unread::prepare(connection, data);
@@ -277,6 +351,7 @@ fn ops_server(state: Data<State>, listener: TcpListener) -> std::io::Result<Serv
         App::new().app_data(state.clone()).wrap(from_fn(http::request_id::follow)).configure(http::ops)
     })
     .workers(1)
+    .shutdown_timeout(OPS_SHUTDOWN_SECONDS)
     .disable_signals()
     .on_connect(http::unread::prepare)
     .listen(listener)?;

@@ -1,7 +1,8 @@
 //! From a matched chat message to what became of its vote.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
+use tokio::time::Instant;
 
 use actix::Addr;
 use actix::prelude::SendError;
@@ -36,7 +37,7 @@ pub async fn cast(
     let Some(_place) = services.directory.wait_for_vote(services.options.votes_waiting_max) else {
         return VoteOutcome::Unavailable;
     };
-    let deadline = tokio::time::Instant::from_std(ballot.arrived + ANSWER_MAX);
+    let deadline = ballot.arrived + ANSWER_MAX;
     let answer = tokio::time::timeout_at(deadline, async {
         let outcome = cast_in(services, supervisor, Arc::clone(&live), &ballot).await;
         if outcome != VoteOutcome::Late {
@@ -57,7 +58,7 @@ async fn newer_session(services: &Services, live: &LiveEntry) -> Option<Arc<Live
     if let Some(newer) = newer() {
         return Some(newer);
     }
-    let entry = services.vote_journal.entry(live.streamer_id).await.ok()??;
+    let entry = services.vote_journal.entries(&[live.streamer_id]).await.ok()?.pop()?;
     feed::adopt(services, entry);
     newer()
 }
@@ -70,10 +71,10 @@ async fn cast_in(
 ) -> VoteOutcome {
     let address = match services.directory.session(live.streamer_id) {
         Some(handle) => handle.address,
-        // Mailbox errors mean that this instance is stopping.
+        // Mailbox errors mean that this instance is stopping; no actor, that it dies too often.
         None => match supervisor.send(EnsureSession(Arc::clone(&live))).await {
-            Ok(handle) => handle.address,
-            Err(_) => return VoteOutcome::Unavailable,
+            Ok(Some(handle)) => handle.address,
+            Ok(None) | Err(_) => return VoteOutcome::Unavailable,
         },
     };
     let (reply, outcome) = oneshot::channel();

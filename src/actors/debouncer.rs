@@ -2,7 +2,7 @@
 //! instance's memory.
 
 use std::sync::Arc;
-use std::time::Instant;
+use tokio::time::Instant;
 
 use super::committer::PendingVote;
 use super::services::Services;
@@ -55,7 +55,8 @@ impl Debouncer {
         }
     }
 
-    fn judge_by_memory(&mut self, vote: &PendingVote) -> Claimed {
+    /// Whether a vote comes too soon, as far as this instance remembers.
+    pub(super) fn judge_by_memory(&mut self, vote: &PendingVote) -> Claimed {
         let ttl_ms = self.services.options.debounce.as_millis() as u64;
         self.memory.claim(&Claim { ttl_ms, ..self.claim(vote) }, vote.t.0)
     }

@@ -1,25 +1,28 @@
 //! Which broadcasters have a live session, with what the vote's way needs of each, and which
 //! session actors run on this instance. Read by every message of chat, written seldom.
 
-use std::collections::HashMap;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::collections::{HashMap, HashSet};
+use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use actix::Addr;
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::Sha256;
+use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::session::SessionActor;
 use crate::domain::config::VersionedConfig;
 use crate::domain::trigger::Triggers;
 use crate::journal::codec::ConfigRecord;
-use crate::journal::sessions::Entry;
+use crate::journal::sessions::{Entry, LiveDigest, LiveVersions};
 use crate::telemetry::metrics::Metrics;
 
 /// How long the end of a session is remembered: longer than any answer of the journal takes.
 const ENDED_KNOWN: Duration = Duration::from_secs(60);
+/// Broadcasters remembered to have no live session, at most.
+const ABSENT_MAX: usize = 200_000;
 /// Bytes of a viewer's hash that are kept: 128 bits leave no room for accidents.
 const VIEWER_HASH_BYTES: usize = 16;
 
@@ -85,6 +88,8 @@ pub struct SessionHandle {
     pub address: Addr<SessionActor>,
     /// Overlays that were let in, and are not gone yet.
     pub seats: Arc<AtomicUsize>,
+    /// The frame version of the newest state that the actor knows; 0 before it knows one.
+    pub version: Arc<AtomicI64>,
 }
 
 /// The directory of one instance.
@@ -103,6 +108,9 @@ struct Live {
     by_overlay: HashMap<Uuid, Uuid>,
     /// Sessions that ended lately: what was read before their end must not bring them back.
     ended: HashMap<Uuid, Ended>,
+    /// Broadcasters of whom the journal said that they have no live session. Asked for only when a
+    /// broadcaster is not live as far as we know, so a session that starts later makes it no lie.
+    absent: HashSet<String>,
 }
 
 struct Ended {
@@ -156,6 +164,21 @@ impl Directory {
         read(&self.live).by_broadcaster.get(twitch_user_id).cloned()
     }
 
+    /// Whether the journal was asked for this broadcaster, and had no live session.
+    pub fn is_absent(&self, twitch_user_id: &str) -> bool {
+        read(&self.live).absent.contains(twitch_user_id)
+    }
+
+    /// Notes that the journal has no live session of these broadcasters; the feed tells when they do.
+    pub fn note_absent(&self, twitch_user_ids: Vec<String>) {
+        let mut live = write(&self.live);
+        if live.absent.len() + twitch_user_ids.len() > ABSENT_MAX {
+            // They are asked for again when they say something.
+            live.absent.clear();
+        }
+        live.absent.extend(twitch_user_ids);
+    }
+
     /// The live session of a streamer.
     pub fn by_streamer(&self, streamer_id: Uuid) -> Option<Arc<LiveEntry>> {
         read(&self.live).by_streamer.get(&streamer_id).cloned()
@@ -192,9 +215,40 @@ impl Directory {
         fresh
     }
 
+    /// What is known of all live sessions together, to be compared with the journal's.
+    pub fn digest(&self) -> LiveDigest {
+        let live = read(&self.live);
+        live.by_streamer.values().fold(LiveDigest::default(), |sum, entry| LiveDigest {
+            sessions: sum.sessions + 1,
+            streamer_versions: sum.streamer_versions + entry.streamer_version,
+            config_versions: sum.config_versions + entry.config.version,
+            ordinals: sum.ordinals + entry.ordinal,
+        })
+    }
+
+    /// Whether what is known of a streamer's live session is older than what the journal has.
+    pub fn is_behind(&self, journal: &LiveVersions) -> bool {
+        self.by_streamer(journal.streamer_id).is_none_or(|known| {
+            known.streamer_version < journal.streamer_version
+                || known.config.version < journal.config_version
+                || known.ordinal < journal.ordinal
+        })
+    }
+
+    /// Whether the journal has another config than is known here without a change of the streamer that
+    /// would have told of it.
+    pub fn contradicts(&self, entry: &Entry) -> bool {
+        self.by_streamer(entry.streamer.id).is_some_and(|known| {
+            known.streamer_version == entry.streamer.version
+                && known.config.version != entry.streamer.config.version
+        })
+    }
+
     /// The streamers whose session is live.
     pub fn streamers(&self) -> Vec<Uuid> {
-        read(&self.live).by_streamer.keys().copied().collect()
+        let mut streamers: Vec<Uuid> = read(&self.live).by_streamer.keys().copied().collect();
+        streamers.sort_unstable();
+        streamers
     }
 
     /// The session actor of a streamer on this instance, if one runs.
@@ -204,9 +258,17 @@ impl Directory {
         handle.filter(|handle| handle.address.connected())
     }
 
-    /// All session actors on this instance.
+    /// Whether the actor that stands here for a streamer has died.
+    pub fn has_dead_session(&self, streamer_id: Uuid) -> bool {
+        read(&self.sessions).get(&streamer_id).is_some_and(|handle| !handle.address.connected())
+    }
+
+    /// All session actors on this instance, also dead ones, in the order of their streamers' ids.
     pub fn sessions(&self) -> Vec<(Uuid, SessionHandle)> {
-        read(&self.sessions).iter().map(|(streamer_id, handle)| (*streamer_id, handle.clone())).collect()
+        let sessions = read(&self.sessions);
+        let mut listed: Vec<_> = sessions.iter().map(|(id, handle)| (*id, handle.clone())).collect();
+        listed.sort_unstable_by_key(|(streamer_id, _)| *streamer_id);
+        listed
     }
 
     /// How many session actors run on this instance.
@@ -257,96 +319,4 @@ fn write<T>(lock: &RwLock<T>) -> RwLockWriteGuard<'_, T> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::domain::config::Config;
-    use crate::domain::session::{self, Command};
-    use crate::domain::streamer::{Profile, Streamer};
-    use crate::domain::time::Millis;
-    use crate::journal::sessions::LiveSession;
-
-    fn directory() -> Directory {
-        Directory::new(Arc::new(Metrics::new().unwrap()))
-    }
-
-    /// A streamer whose stream has `version`, and whose newest session, live or not, has `ordinal`.
-    fn entry(id: Uuid, version: i64, ordinal: i64, live: bool) -> Entry {
-        let config = VersionedConfig { version: 1, config: Config::default() };
-        let start = Command::Start { streamer_id: id, ordinal, config: config.clone() };
-        let events = session::decide(start, None, Millis(0)).unwrap();
-        let head = session::evolve(None, &events[0]).unwrap();
-        let session_id = Uuid::from_u128(ordinal as u128);
-        Entry {
-            streamer: Streamer {
-                id,
-                version,
-                profile: Profile {
-                    twitch_user_id: id.simple().to_string(),
-                    login: "streamer".into(),
-                    display_name: "Streamer".into(),
-                },
-                overlay_uuid: Uuid::from_u128(version as u128),
-                disabled: false,
-                config,
-            },
-            last_ordinal: ordinal,
-            live: live.then_some(LiveSession { session_id, key: [7; 32], holders: 1, head }),
-        }
-    }
-
-    #[test]
-    fn a_live_session_is_found_by_broadcaster_streamer_and_overlay() {
-        let (directory, id) = (directory(), Uuid::now_v7());
-        directory.adopt(&entry(id, 1, 1, true));
-        assert!(directory.by_broadcaster(&id.simple().to_string()).is_some());
-        assert!(directory.by_streamer(id).is_some());
-        assert_eq!(directory.streamer_of_overlay(Uuid::from_u128(1)), Some(id));
-    }
-
-    #[test]
-    fn a_rotated_url_is_not_brought_back_by_what_was_read_before() {
-        let (directory, id) = (directory(), Uuid::now_v7());
-        directory.adopt(&entry(id, 2, 1, true));
-        directory.adopt(&entry(id, 1, 1, true));
-        assert_eq!(directory.streamer_of_overlay(Uuid::from_u128(1)), None);
-        assert_eq!(directory.streamer_of_overlay(Uuid::from_u128(2)), Some(id));
-    }
-
-    #[test]
-    fn an_ended_session_is_not_brought_back_but_the_next_one_is_taken() {
-        let (directory, id) = (directory(), Uuid::now_v7());
-        directory.adopt(&entry(id, 1, 1, true));
-        directory.adopt(&entry(id, 1, 1, false));
-        assert!(directory.by_streamer(id).is_none());
-        directory.adopt(&entry(id, 1, 1, true));
-        assert!(directory.by_streamer(id).is_none(), "read before the end");
-        directory.adopt(&entry(id, 1, 2, true));
-        assert_eq!(directory.by_streamer(id).unwrap().ordinal, 2);
-    }
-
-    #[test]
-    fn a_session_just_started_is_not_ended_by_what_was_read_before() {
-        let (directory, id) = (directory(), Uuid::now_v7());
-        directory.adopt(&entry(id, 1, 1, true));
-        directory.adopt(&entry(id, 1, 0, false));
-        assert!(directory.by_streamer(id).is_some());
-    }
-
-    #[test]
-    fn a_viewer_has_one_hash_in_a_session_that_does_not_tell_who_it_is() {
-        let live = LiveEntry::of(&entry(Uuid::now_v7(), 1, 1, true)).unwrap();
-        assert_eq!(live.viewer_hash("4145994"), live.viewer_hash("4145994"));
-        assert_ne!(live.viewer_hash("4145994"), live.viewer_hash("4145995"));
-        assert_eq!(live.viewer_hash("4145994").len(), 32);
-        assert!(!live.viewer_hash("4145994").contains("4145994"));
-    }
-
-    #[test]
-    fn votes_that_wait_have_a_bound_and_give_their_place_back() {
-        let directory = directory();
-        let first = directory.wait_for_vote(1);
-        assert!(first.is_some() && directory.wait_for_vote(1).is_none());
-        drop(first);
-        assert!(directory.wait_for_vote(1).is_some());
-    }
-}
+mod tests;

@@ -11,7 +11,8 @@ use uuid::Uuid;
 
 use super::services::{Services, Unmirrored};
 use super::session::Adopt;
-use crate::journal::sessions::{DirectoryCursor, Entry, listen};
+use super::upkeep;
+use crate::journal::sessions::{DirectoryCursor, Entry, News, listen};
 use crate::journal::{JournalError, JournalOptions};
 
 /// Notifications may be lost: the journal is asked at least this often.
@@ -48,16 +49,26 @@ impl Feed {
         let (entries, next) = self.services.vote_journal.directory_since(*cursor).await?;
         let listed: HashSet<Uuid> = entries.iter().map(|entry| entry.streamer.id).collect();
         for entry in entries {
+            if self.services.directory.contradicts(&entry) {
+                upkeep::note_desync(&self.services, 1, "the directory");
+            }
             adopt(&self.services, entry);
         }
         // A full answer lists live sessions only: those that are missing may have ended.
-        for streamer_id in known.into_iter().filter(|known| !listed.contains(known)) {
-            if let Some(entry) = self.services.vote_journal.entry(streamer_id).await? {
+        let missing: Vec<Uuid> = known.into_iter().filter(|known| !listed.contains(known)).collect();
+        if !missing.is_empty() {
+            for entry in self.services.vote_journal.entries(&missing).await? {
                 adopt(&self.services, entry);
             }
         }
         *cursor = Some(next);
+        self.services.note_followed();
         Ok(())
+    }
+
+    /// Whether the feed has seen all changes up to this one.
+    pub async fn has_passed(&self, changed: DirectoryCursor) -> bool {
+        self.cursor.lock().await.is_some_and(|cursor| cursor.covers(changed))
     }
 
     /// Asks for everything with the next question: after a new connection PostgreSQL may be another
@@ -65,6 +76,17 @@ impl Feed {
     pub fn start_over(&self) {
         self.start_over.store(true, Ordering::Release);
         self.services.directory_changed.notify_one();
+    }
+
+    /// Takes what PostgreSQL notified of.
+    pub fn told(&self, news: News) {
+        match news {
+            News::Directory => self.services.directory_changed.notify_one(),
+            News::Heads(moved) => {
+                let here = |streamer_id: &Uuid| self.services.directory.session(*streamer_id).is_some();
+                self.services.restore_later(moved.into_iter().filter(here));
+            }
+        }
     }
 
     /// Follows the journal for as long as the instance runs.
@@ -97,11 +119,12 @@ pub fn adopt(services: &Services, entry: Entry) {
         services.forget_later(streamer_id, entry.last_ordinal);
     }
     let Some(handle) = services.directory.session(streamer_id) else { return };
-    if let (Some(live), Some(told)) = (live, &entry.live) {
-        services.mirror_later(Unmirrored { live, session: told.head.clone() });
+    if let (Some(live), Some(told)) = (&live, &entry.live) {
+        services.mirror_later(Unmirrored { live: Arc::clone(live), session: told.head.clone() });
+        services.note_holders_later(told.holders.clone());
     }
     // Only a closed mailbox refuses: then there is nobody to tell.
-    if handle.address.try_send(Adopt(Arc::new(entry))).is_err() {
+    if handle.address.try_send(Adopt { entry: Arc::new(entry), live }).is_err() {
         tracing::debug!(%streamer_id, "a session actor is gone and needs no news");
     }
 }
@@ -110,8 +133,7 @@ pub fn adopt(services: &Services, entry: Entry) {
 pub async fn listen_always(url: String, options: JournalOptions, feed: Arc<Feed>) {
     loop {
         let connected = Arc::clone(&feed);
-        let changed = Arc::clone(&feed.services.directory_changed);
-        let listening = listen(&url, &options, move || connected.start_over(), changed).await;
+        let listening = listen(&url, &options, move || connected.start_over(), |news| feed.told(news)).await;
         if let Err(error) = listening {
             tracing::debug!(%error, "notifications of the journal ended");
         }

@@ -9,15 +9,22 @@
 //! No handler awaits. Every queue has a bound and an outcome for when it is full.
 
 pub mod cast;
+pub mod circuit;
 pub mod committer;
 mod debouncer;
 pub mod directory;
 pub mod feed;
+mod follower;
 pub mod frames;
+pub mod lookup;
 pub mod outbox;
 pub mod overlay;
 pub mod places;
+pub mod ports;
+mod publish;
 pub mod services;
 pub mod session;
+mod spill;
 pub mod supervisor;
 pub mod upkeep;
+mod watch;

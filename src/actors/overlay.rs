@@ -3,7 +3,8 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
+use tokio::time::Instant;
 
 use actix::{Actor, ActorContext, Addr, AsyncContext, Handler, Message, Running, StreamHandler};
 use actix_http::ws::Item;
@@ -183,7 +184,7 @@ impl Actor for OverlayActor {
             overlay_id: self.id,
             overlay_uuid: self.seat.overlay_uuid,
             outbox: Arc::clone(&self.outbox),
-            address: context.address(),
+            address: context.address().recipient(),
         };
         if self.seat.session.clone().try_send(join).is_err() {
             self.close(Close::Restarted.code(), Close::Restarted.reason(), context);

@@ -4,13 +4,16 @@
 
 mod link;
 mod messages;
+mod news;
+mod overlays;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
-use std::sync::atomic::AtomicUsize;
-use std::time::{Duration, Instant};
+use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
+use std::time::Duration;
 
 use actix::{Actor, ActorContext, AsyncContext, Context, Handler, SpawnHandle};
+use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::committer::{Committer, PendingVote};
@@ -24,7 +27,8 @@ use crate::domain::time::Millis;
 
 use link::OverlayLink;
 pub use messages::{
-    Adopt, CastVote, CloseOverlays, CountOverlays, Decided, HelloAgain, Join, Leave, Reply, Tick, VoteOutcome,
+    Adopt, CastVote, CloseOverlays, CloseShare, CountOverlays, Decided, Follow, HelloAgain, HelloAll, Join,
+    Leave, Reply, Tick, VoteOutcome,
 };
 
 /// Messages of others than votes: votes have a bound of their own, in the directory.
@@ -37,9 +41,12 @@ pub struct SessionActor {
     live: Arc<LiveEntry>,
     /// The newest state known; none before the journal first told it.
     state: Option<Session>,
+    /// The newest state's version, for others to see.
+    version: Arc<AtomicI64>,
     /// Who waits for which chat message's vote.
     waiting: HashMap<String, Vec<Reply>>,
-    overlays: HashMap<Uuid, OverlayLink>,
+    /// By their ids, which are random.
+    overlays: BTreeMap<Uuid, OverlayLink>,
     last_frame: Option<Instant>,
     /// The arrival of the oldest vote since the last frame.
     unsent_since: Option<Instant>,
@@ -58,6 +65,8 @@ impl SessionActor {
         committer: Committer,
         live: Arc<LiveEntry>,
     ) -> SessionHandle {
+        let version = Arc::new(AtomicI64::new(0));
+        let shown = Arc::clone(&version);
         let address = SessionActor::start_in_arbiter(arbiter, move |context| {
             context.set_mailbox_capacity(MAILBOX);
             SessionActor {
@@ -65,8 +74,9 @@ impl SessionActor {
                 committer,
                 live,
                 state: None,
+                version,
                 waiting: HashMap::new(),
-                overlays: HashMap::new(),
+                overlays: BTreeMap::new(),
                 last_frame: None,
                 unsent_since: None,
                 due: false,
@@ -74,21 +84,40 @@ impl SessionActor {
                 last_active: Instant::now(),
             }
         });
-        SessionHandle { address, seats: Arc::new(AtomicUsize::new(0)) }
+        SessionHandle { address, seats: Arc::new(AtomicUsize::new(0)), version: shown }
     }
 
     /// Takes a state if it is newer than the one known.
     fn take_state(&mut self, state: Session) -> bool {
         let newer = self.state.as_ref().is_none_or(|known| known.frame_version() < state.frame_version());
         if newer {
+            self.version.store(state.frame_version(), Ordering::Release);
             self.state = Some(state);
         }
         newer
     }
 
-    /// Shows votes of which the oldest arrived then.
-    fn show_votes(&mut self, arrived: Instant, context: &mut Context<Self>) {
-        self.unsent_since.get_or_insert(arrived);
+    /// Takes a head of this session if it is newer than the one known, and shows it; `arrived` is when
+    /// the oldest vote that moved it came, if it came to this instance.
+    fn take_head(
+        &mut self,
+        session_id: Uuid,
+        head: Session,
+        arrived: Option<Instant>,
+        context: &mut Context<Self>,
+    ) {
+        if session_id != self.live.session_id {
+            return;
+        }
+        let reset_at = self.state.as_ref().and_then(|state| state.reset_at);
+        let was_reset = self.state.is_some() && head.reset_at != reset_at;
+        if !self.take_state(head) {
+            return;
+        }
+        if was_reset {
+            return self.send_reset(context);
+        }
+        self.unsent_since = self.unsent_since.or(arrived);
         self.show(context);
     }
 
@@ -190,11 +219,31 @@ impl SessionActor {
         }
     }
 
+    /// Dies when a test has asked for it.
+    #[cfg(debug_assertions)]
+    fn panic_if_told(&self, message_id: &str) {
+        if self
+            .services
+            .options
+            .panic_on_message
+            .as_deref()
+            .is_some_and(|start| message_id.starts_with(start))
+        {
+            panic!("a test asked for it"); // only in builds with debug assertions
+        }
+    }
+
     /// The streamer has no live session any more.
     fn end(&mut self, disabled: bool) {
         let close = if disabled { Close::UrlGone } else { Close::Restarted };
         self.close_overlays(close, |_| true);
     }
+}
+
+/// Whether this actor is being dropped because it panicked. Actix then still hands it the messages that
+/// wait: a second panic would end the process.
+fn is_dying() -> bool {
+    std::thread::panicking()
 }
 
 /// From `now` to `at`, a moment later rather than a moment early.
@@ -210,8 +259,7 @@ impl Actor for SessionActor {
         context.run_interval(self.services.options.idle, |actor, context| {
             let idle = actor.overlays.is_empty() && actor.waiting.is_empty();
             let seats = actor.services.directory.session(actor.live.streamer_id);
-            let seated =
-                seats.is_some_and(|handle| handle.seats.load(std::sync::atomic::Ordering::Acquire) > 0);
+            let seated = seats.is_some_and(|handle| handle.seats.load(Ordering::Acquire) > 0);
             if idle && !seated && actor.last_active.elapsed() >= actor.services.options.idle {
                 context.stop();
             }
@@ -219,6 +267,10 @@ impl Actor for SessionActor {
     }
 
     fn stopped(&mut self, context: &mut Self::Context) {
+        if is_dying() {
+            // The supervisor finds who died.
+            return self.close_overlays(Close::Restarted, |_| true);
+        }
         self.services.directory.strike_session(self.live.streamer_id, &context.address());
     }
 }
@@ -227,10 +279,19 @@ impl Handler<CastVote> for SessionActor {
     type Result = ();
 
     fn handle(&mut self, vote: CastVote, context: &mut Self::Context) {
-        self.last_active = Instant::now();
-        if let Some(waiting) = self.waiting.get_mut(&vote.message_id) {
-            waiting.push(vote.reply);
+        if is_dying() {
             return;
+        }
+        self.last_active = Instant::now();
+        #[cfg(debug_assertions)]
+        self.panic_if_told(&vote.message_id);
+        if let Some(waiting) = self.waiting.get_mut(&vote.message_id) {
+            // Who waited for a vote that was lost with a task that failed is gone: it is cast again.
+            waiting.retain(|reply| !reply.is_closed());
+            if !waiting.is_empty() {
+                waiting.push(vote.reply);
+                return;
+            }
         }
         let pending = PendingVote {
             viewer: vote.live.viewer_hash(&vote.viewer_id),
@@ -254,18 +315,11 @@ impl Handler<Decided> for SessionActor {
     type Result = actix::MessageResult<Decided>;
 
     fn handle(&mut self, decided: Decided, context: &mut Self::Context) -> Self::Result {
-        if let Some((session_id, head)) = decided.head
-            && session_id == self.live.session_id
-        {
-            let reset_at = self.state.as_ref().and_then(|state| state.reset_at);
-            let was_reset = self.state.is_some() && head.reset_at != reset_at;
-            if self.take_state(head) {
-                if was_reset {
-                    self.send_reset(context);
-                } else {
-                    self.show_votes(decided.arrived, context);
-                }
-            }
+        if is_dying() {
+            return actix::MessageResult(Vec::new());
+        }
+        if let Some((session_id, head)) = decided.head {
+            self.take_head(session_id, head, Some(decided.arrived), context);
         }
         let mut replies = Vec::with_capacity(decided.outcomes.len());
         for (message_id, outcome) in decided.outcomes {
@@ -280,112 +334,15 @@ impl Handler<Decided> for SessionActor {
     }
 }
 
-impl Handler<Adopt> for SessionActor {
-    type Result = ();
-
-    fn handle(&mut self, Adopt(entry): Adopt, context: &mut Self::Context) {
-        let Some(fresh) = self.services.directory.by_streamer(self.live.streamer_id) else {
-            return self.end(entry.streamer.disabled);
-        };
-        let before = std::mem::replace(&mut self.live, fresh);
-        let head = entry.live.as_ref().filter(|live| live.session_id == self.live.session_id);
-        let reset_at = self.state.as_ref().map(|state| state.reset_at);
-        let taken = head.is_some_and(|live| self.take_state(live.head.clone()));
-        if before.overlay_uuid != self.live.overlay_uuid {
-            let valid = self.live.overlay_uuid;
-            self.close_overlays(Close::UrlGone, |overlay| overlay.overlay_uuid != valid);
-        }
-        let Some(state) = self.state.clone() else { return };
-        let now = self.services.clock.now();
-        if before.session_id != self.live.session_id {
-            self.broadcast(&self.hello(&state));
-        } else if before.config.version != self.live.config.version {
-            self.broadcast(&frames::config(&self.live.config, &state, now));
-        } else if taken && reset_at.is_some_and(|reset_at| reset_at != state.reset_at) {
-            return self.send_reset(context);
-        } else {
-            if taken {
-                self.show(context);
-            }
-            return;
-        }
-        self.sent(context);
-    }
-}
-
-impl Handler<Join> for SessionActor {
-    type Result = ();
-
-    fn handle(&mut self, join: Join, context: &mut Self::Context) {
-        let overlay =
-            OverlayLink { overlay_uuid: join.overlay_uuid, outbox: join.outbox, address: join.address };
-        let refused = if join.overlay_uuid != self.live.overlay_uuid {
-            Some(Close::UrlGone)
-        } else if self.overlays.len() >= self.services.options.overlays_per_session_max {
-            Some(Close::LimitReached)
-        } else {
-            None
-        };
-        if let Some(close) = refused {
-            if overlay.outbox.close(close) {
-                overlay.tell();
-            }
-            return;
-        }
-        match &self.state {
-            Some(state) => self.offer(&overlay, &self.hello(state)),
-            // The supervisor lets nobody in before the journal told the state.
-            None if overlay.outbox.close(Close::Restarted) => overlay.tell(),
-            None => {}
-        }
-        self.overlays.insert(join.overlay_id, overlay);
-        if self.next_own_frame.is_none() {
-            self.plan_own_frame(context);
-        }
-    }
-}
-
-impl Handler<HelloAgain> for SessionActor {
-    type Result = ();
-
-    fn handle(&mut self, again: HelloAgain, _: &mut Self::Context) {
-        if let (Some(overlay), Some(state)) = (self.overlays.get(&again.overlay_id), &self.state) {
-            self.offer(overlay, &self.hello(state));
-        }
-    }
-}
-
-impl Handler<Leave> for SessionActor {
-    type Result = ();
-
-    fn handle(&mut self, leave: Leave, _: &mut Self::Context) {
-        self.overlays.remove(&leave.overlay_id);
-        self.last_active = Instant::now();
-    }
-}
-
 impl Handler<Tick> for SessionActor {
     type Result = ();
 
     fn handle(&mut self, _: Tick, context: &mut Self::Context) {
+        if is_dying() {
+            return;
+        }
         if std::mem::take(&mut self.due) {
             self.send_sentiment(context);
         }
-    }
-}
-
-impl Handler<CloseOverlays> for SessionActor {
-    type Result = ();
-
-    fn handle(&mut self, CloseOverlays(close): CloseOverlays, _: &mut Self::Context) {
-        self.close_overlays(close, |_| true);
-    }
-}
-
-impl Handler<CountOverlays> for SessionActor {
-    type Result = usize;
-
-    fn handle(&mut self, _: CountOverlays, _: &mut Self::Context) -> usize {
-        self.overlays.len()
     }
 }

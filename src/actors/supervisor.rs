@@ -1,38 +1,45 @@
-//! The supervisor, one an instance: starts session actors, lets overlays in, drives the tick, and
-//! holds and releases sessions.
+//! The supervisor, one an instance: starts session actors, lets overlays in, drives the tick, holds
+//! and releases sessions, and keeps everything that an instance does now and then going.
 
-use std::collections::{HashMap, HashSet};
+mod drain;
+mod held;
+mod holds;
+mod jobs;
+mod sessions;
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use actix::{
-    Actor, ActorFutureExt, Arbiter, ArbiterHandle, AsyncContext, Context, Handler, Message, MessageResult,
+    Actor, ActorFutureExt, Arbiter, AsyncContext, Context, Handler, Message, MessageResult,
     ResponseActFuture, WrapFuture,
 };
-use futures_util::StreamExt;
 use tokio::sync::oneshot;
+use tokio::time::Instant;
 use uuid::Uuid;
 
-use super::committer::{self, Committer};
+use super::committer::Committer;
 use super::directory::{LiveEntry, SessionHandle};
-use super::feed::{self, Feed};
-use super::outbox::Close;
+use super::feed::Feed;
+use super::follower::Follower;
 use super::overlay::Seat;
 use super::services::Services;
-use super::session::{CloseOverlays, SessionActor, Tick};
-use super::upkeep;
-use crate::journal::JournalError;
-use crate::journal::sessions::Held;
+use super::session::Tick;
+use super::watch::{self, Restarts};
+use crate::domain::time::Millis;
+
+use held::Held;
+use jobs::Job;
 
 /// An instance says that it is running so many times within its lease.
 const RENEWALS_PER_LEASE: u32 = 3;
-/// Before another try to let go of a session.
-const RELEASE_AGAIN: Duration = Duration::from_secs(1);
-/// Releases under way at a time when an instance stops.
-const RELEASES_AT_ONCE: usize = 8;
-/// Between two looks whether Redis is there.
-const PROBE_EVERY: Duration = Duration::from_secs(1);
+/// Between two looks whether the parts are there, actors live, the queue is empty, sessions are orphans.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// Between two comparisons of what is known here with the journal, at most; and so many of them fit
+/// into the time after which a session that nobody holds ends.
+const COMPARE_EVERY_MAX: Duration = Duration::from_secs(10);
+const COMPARES_PER_ORPHAN: u32 = 3;
 /// Requests to open sockets that wait for the supervisor; more wait at the door.
 const MAILBOX: usize = 4096;
 
@@ -52,12 +59,12 @@ pub struct OpenOverlay {
     pub overlay_uuid: Uuid,
 }
 
-/// A vote needs the actor of a session.
+/// A vote needs the actor of a session; `None` while it dies too often.
 #[derive(Message)]
-#[rtype(result = "SessionHandle")]
+#[rtype(result = "Option<SessionHandle>")]
 pub struct EnsureSession(pub Arc<LiveEntry>);
 
-/// Close all sockets and let go of all sessions.
+/// Close all sockets, spread over the time for it, and let go of all sessions.
 #[derive(Message)]
 #[rtype(result = "()")]
 pub struct Drain;
@@ -69,188 +76,73 @@ pub struct Supervisor {
     services: Arc<Services>,
     committer: Committer,
     feed: Arc<Feed>,
-    /// Session actors are spread over these.
+    /// Session actors are spread over these; none: they run beside the supervisor.
     arbiters: Vec<Arbiter>,
-    /// Streamers whose session this instance holds.
-    held: HashSet<Uuid>,
+    held: Held,
     /// Streamers whose session this instance is letting go of.
-    releasing: HashSet<Uuid>,
+    releasing: BTreeSet<Uuid>,
     /// Streamers whose session actor has not been told the state by the journal: an overlay needs a
     /// cold start, whoever holds the session.
-    untold: HashSet<Uuid>,
+    untold: BTreeSet<Uuid>,
     /// Who waits for which overlay URL: the first one's cold start serves all.
     opening: HashMap<Uuid, Vec<Waiter>>,
     /// Overlay URLs whose cold start waits until its streamer's release is through.
-    after_release: HashMap<Uuid, Vec<Uuid>>,
-    mirroring: bool,
+    after_release: BTreeMap<Uuid, Vec<Uuid>>,
+    /// Streamers whose session was let go of while cold starts were under way, one of which may be theirs.
+    released_meanwhile: BTreeSet<Uuid>,
+    /// Streamers whose hold may have been dropped, to be held again.
+    to_hold_again: BTreeSet<Uuid>,
+    follower: Follower,
+    running: BTreeSet<Job>,
+    /// When actors of these streamers' sessions were rebuilt lately.
+    restarts: BTreeMap<Uuid, Restarts>,
+    /// When the present lease began, as far as known.
+    lease_since: Option<Millis>,
+    /// Whether the last renewal of the lease went through.
+    lease_unbroken: bool,
+    last_mirrored: Instant,
+    last_polled: Instant,
+    restore_not_before: Instant,
     draining: bool,
+    /// Whether all sessions are let go of, and the lease is given up.
+    leaving: bool,
 }
 
 impl Supervisor {
     /// A supervisor that is yet to be started; it starts the threads for session actors.
     pub fn new(services: Arc<Services>, committer: Committer, feed: Arc<Feed>) -> Supervisor {
-        let arbiters = (0..services.options.arbiters.max(1)).map(|_| Arbiter::new()).collect();
+        let arbiters = (0..services.options.arbiters).map(|_| Arbiter::new()).collect();
+        let now = Instant::now();
         Supervisor {
             services,
             committer,
             feed,
             arbiters,
-            held: HashSet::new(),
-            releasing: HashSet::new(),
-            untold: HashSet::new(),
+            held: Held::default(),
+            releasing: BTreeSet::new(),
+            untold: BTreeSet::new(),
             opening: HashMap::new(),
-            after_release: HashMap::new(),
-            mirroring: false,
+            after_release: BTreeMap::new(),
+            released_meanwhile: BTreeSet::new(),
+            to_hold_again: BTreeSet::new(),
+            follower: Follower::default(),
+            running: BTreeSet::new(),
+            restarts: BTreeMap::new(),
+            lease_since: None,
+            lease_unbroken: true,
+            last_mirrored: now,
+            last_polled: now,
+            restore_not_before: now,
             draining: false,
+            leaving: false,
         }
-    }
-
-    /// The actor of a live session; started now if none runs.
-    fn ensure(&mut self, live: Arc<LiveEntry>) -> SessionHandle {
-        let streamer_id = live.streamer_id;
-        if let Some(handle) = self.services.directory.session(streamer_id) {
-            return handle;
-        }
-        let handle = SessionActor::start_on(
-            &self.arbiter_of(streamer_id),
-            Arc::clone(&self.services),
-            self.committer.clone(),
-            live,
-        );
-        if self.services.directory.enter_session(streamer_id, handle.clone()).is_some() {
-            // The one before died without striking itself out: it panicked.
-            tracing::error!(%streamer_id, "a session actor died and was rebuilt");
-            self.services.metrics.actor_restarts.inc();
-        }
-        self.untold.insert(streamer_id);
-        self.count_sessions();
-        handle
-    }
-
-    fn arbiter_of(&self, streamer_id: Uuid) -> ArbiterHandle {
-        let place = usize::from(streamer_id.as_bytes()[15]) % self.arbiters.len();
-        self.arbiters[place].handle()
-    }
-
-    /// A seat in a session that this instance holds already.
-    fn seat_in_held(&self, overlay_uuid: Uuid) -> Option<Seat> {
-        let streamer_id = self.services.directory.streamer_of_overlay(overlay_uuid)?;
-        let ready = self.held.contains(&streamer_id) && !self.untold.contains(&streamer_id);
-        let handle = self.services.directory.session(streamer_id).filter(|_| ready)?;
-        Some(self.seat(streamer_id, overlay_uuid, handle))
-    }
-
-    fn seat(&self, streamer_id: Uuid, overlay_uuid: Uuid, handle: SessionHandle) -> Seat {
-        Seat::take(Arc::clone(&self.services), streamer_id, overlay_uuid, handle.address, handle.seats)
-    }
-
-    fn open(&mut self, overlay_uuid: Uuid, waiter: Waiter, context: &mut Context<Self>) {
-        if self.draining {
-            return answer(waiter, Err(OpenError::Unavailable));
-        }
-        if let Some(seat) = self.seat_in_held(overlay_uuid) {
-            return answer(waiter, Ok(seat));
-        }
-        if let Some(waiters) = self.opening.get_mut(&overlay_uuid) {
-            self.services.metrics.cold_starts_joined.inc();
-            waiters.push(waiter);
-            return;
-        }
-        self.opening.insert(overlay_uuid, vec![waiter]);
-        let streamer_id = self.services.directory.streamer_of_overlay(overlay_uuid);
-        match streamer_id.filter(|streamer_id| self.releasing.contains(streamer_id)) {
-            Some(streamer_id) => self.after_release.entry(streamer_id).or_default().push(overlay_uuid),
-            None => self.start_cold(overlay_uuid, context),
-        }
-    }
-
-    /// The cold start: one statement, whoever waits for it.
-    fn start_cold(&mut self, overlay_uuid: Uuid, context: &mut Context<Self>) {
-        self.services.metrics.cold_starts_postgres.inc();
-        let journal = self.services.journal.clone();
-        let hold = async move { journal.hold(overlay_uuid).await };
-        context.spawn(
-            hold.into_actor(self).map(move |held, supervisor, _| supervisor.opened(overlay_uuid, held)),
-        );
-    }
-
-    fn opened(&mut self, overlay_uuid: Uuid, held: Result<Option<Held>, JournalError>) {
-        let streamer_id = held.iter().flatten().next().map(|held| held.entry.streamer.id);
-        if let Some(streamer_id) = streamer_id.filter(|streamer_id| self.releasing.contains(streamer_id)) {
-            // Which of the two came last in PostgreSQL is not known: hold once more after the release.
-            self.after_release.entry(streamer_id).or_default().push(overlay_uuid);
-            return;
-        }
-        let waiters = self.opening.remove(&overlay_uuid).unwrap_or_default();
-        let opened = match held {
-            Ok(Some(held)) if self.draining => {
-                let services = Arc::clone(&self.services);
-                actix::spawn(async move { release(&services, held.entry.streamer.id).await });
-                Err(OpenError::Unavailable)
-            }
-            Ok(Some(held)) => self.adopt_held(held).ok_or(OpenError::Unknown),
-            Ok(None) => Err(OpenError::Unknown),
-            Err(error) => {
-                tracing::warn!(%error, overlays = waiters.len(), "a session can't be started");
-                Err(OpenError::Unavailable)
-            }
-        };
-        for waiter in waiters {
-            let seat = match &opened {
-                Ok((streamer_id, handle)) => Ok(self.seat(*streamer_id, overlay_uuid, handle.clone())),
-                Err(error) => Err(error.clone()),
-            };
-            answer(waiter, seat);
-        }
-        if let Ok((streamer_id, handle)) = opened
-            && handle.seats.load(Ordering::Acquire) == 0
-        {
-            // All who waited have gone meanwhile.
-            self.services.vacated(streamer_id);
-        }
-    }
-
-    /// Makes ready what a hold answered; `None` for a disabled streamer.
-    fn adopt_held(&mut self, held: Held) -> Option<(Uuid, SessionHandle)> {
-        let streamer_id = held.entry.streamer.id;
-        let live = self.services.directory.adopt(&held.entry)?;
-        if held.started {
-            tracing::info!(%streamer_id, session_id = %live.session_id, "session started");
-            self.services.subscriptions.request(streamer_id, &live.twitch_user_id);
-        }
-        let handle = self.ensure(live);
-        feed::adopt(&self.services, held.entry);
-        self.untold.remove(&streamer_id);
-        if self.held.insert(streamer_id) {
-            let services = Arc::clone(&self.services);
-            actix::spawn(async move {
-                // Redis may forget this at any time; PostgreSQL has the last word.
-                let _ = services.hot.hold(streamer_id, services.journal.instance_id()).await;
-            });
-        }
-        self.count_sessions();
-        Some((streamer_id, handle))
-    }
-
-    fn probe(&self) {
-        let services = Arc::clone(&self.services);
-        actix::spawn(async move { upkeep::probe(&services).await });
-    }
-
-    fn count_sessions(&self) {
-        let metrics = &self.services.metrics;
-        let actors = self.services.directory.session_count() as i64;
-        let held = self.held.len() as i64;
-        metrics.holds.set(held);
-        metrics.sessions_held.set(held);
-        metrics.sessions_unheld.set((actors - held).max(0));
     }
 
     fn tick(&mut self, context: &mut Context<Self>) {
         let started = Instant::now();
-        let due = self.services.take_due(self.services.hot.is_up() && !self.mirroring);
-        let changes = due.frames.len() + due.unmirrored.len();
-        for streamer_id in due.frames {
+        let (frames, vacated) = self.services.take_due();
+        let changes = frames.len();
+        for streamer_id in frames {
             if let Some(handle) = self.services.directory.session(streamer_id)
                 && handle.address.try_send(Tick).is_err()
             {
@@ -258,76 +150,19 @@ impl Supervisor {
                 self.services.frame_due(streamer_id);
             }
         }
-        for streamer_id in due.vacated {
+        for streamer_id in vacated {
             self.release(streamer_id, context);
         }
-        for (streamer_id, ordinal) in due.ended {
-            let services = Arc::clone(&self.services);
-            actix::spawn(async move {
-                if services.hot.remove(streamer_id, ordinal).await.is_err() {
-                    services.forget_later(streamer_id, ordinal);
-                }
-            });
-        }
-        if !due.unmirrored.is_empty() {
-            self.mirroring = true;
-            let services = Arc::clone(&self.services);
-            let states = due.unmirrored.into_values().collect();
-            let mirror = async move { committer::mirror(&services, states).await };
-            context.spawn(mirror.into_actor(self).map(|(), supervisor, _| supervisor.mirroring = false));
-        }
+        self.mirror(context);
+        self.announce(context);
+        self.restore(context);
+        self.hold_again(context);
+        self.follow(context);
         if changes > 0 {
             self.services.metrics.tick_changes.observe(changes as f64);
             self.services.metrics.tick_duration_seconds.observe(started.elapsed().as_secs_f64());
         }
     }
-
-    /// Lets go of a session whose last overlay here has left, unless another has come meanwhile.
-    fn release(&mut self, streamer_id: Uuid, context: &mut Context<Self>) {
-        if !self.opening.is_empty() {
-            // One of the cold starts under way may be this streamer's, by a new URL.
-            return self.services.vacated(streamer_id);
-        }
-        let seated = self.services.directory.session(streamer_id);
-        if seated.is_some_and(|handle| handle.seats.load(Ordering::Acquire) > 0)
-            || !self.held.remove(&streamer_id)
-        {
-            return;
-        }
-        self.releasing.insert(streamer_id);
-        self.count_sessions();
-        let services = Arc::clone(&self.services);
-        let release = async move { release(&services, streamer_id).await };
-        context.spawn(release.into_actor(self).map(move |released, supervisor, context| {
-            supervisor.releasing.remove(&streamer_id);
-            if !released {
-                // Still held as far as PostgreSQL knows: try again, unless somebody comes.
-                supervisor.held.insert(streamer_id);
-                context
-                    .run_later(RELEASE_AGAIN, move |supervisor, _| supervisor.services.vacated(streamer_id));
-            }
-            for overlay_uuid in supervisor.after_release.remove(&streamer_id).unwrap_or_default() {
-                supervisor.start_cold(overlay_uuid, context);
-            }
-        }));
-    }
-}
-
-/// Lets go of a session; whether that is journaled.
-async fn release(services: &Services, streamer_id: Uuid) -> bool {
-    if let Err(error) = services.journal.release(streamer_id).await {
-        tracing::debug!(%error, %streamer_id, "a session can't be released yet");
-        return false;
-    }
-    let now = services.clock.now();
-    // Redis may forget this at any time; PostgreSQL has the last word.
-    let _ = services.hot.release(streamer_id, services.journal.instance_id(), now).await;
-    true
-}
-
-fn answer(waiter: Waiter, seat: Result<Seat, OpenError>) {
-    // A request that has gone meanwhile drops its seat, which gives the place back.
-    let _ = waiter.send(seat);
 }
 
 impl Actor for Supervisor {
@@ -335,19 +170,20 @@ impl Actor for Supervisor {
 
     fn started(&mut self, context: &mut Self::Context) {
         context.set_mailbox_capacity(MAILBOX);
-        context.run_interval(self.services.options.tick, |supervisor, context| supervisor.tick(context));
-        let renew_every = self.services.options.lease / RENEWALS_PER_LEASE;
-        context.run_interval(renew_every, |supervisor, _| {
-            let services = Arc::clone(&supervisor.services);
-            actix::spawn(async move { upkeep::renew_lease(&services).await });
-            let directory = &supervisor.services.directory;
-            supervisor.untold.retain(|streamer_id| directory.session(*streamer_id).is_some());
-            supervisor.count_sessions();
+        let options = &self.services.options;
+        let compare_every = (options.orphan / COMPARES_PER_ORPHAN).min(COMPARE_EVERY_MAX);
+        let renew_every = options.lease / RENEWALS_PER_LEASE;
+        context.run_interval(options.tick, |supervisor, context| supervisor.tick(context));
+        context.run_interval(renew_every, |supervisor, context| supervisor.renew_lease(context));
+        context.run_interval(LOOK_EVERY, |supervisor, context| supervisor.look(context));
+        context.run_interval(compare_every, |supervisor, context| supervisor.compare(context));
+        // At once too: until it was asked, the metrics would not know of Redis, nor others of us.
+        self.renew_lease(context);
+        self.look(context);
+        let (feed, services) = (Arc::clone(&self.feed), Arc::clone(&self.services));
+        actix::spawn(async move {
+            watch::keep_running("the directory's feed", &services, || Arc::clone(&feed).follow()).await;
         });
-        // At once too: until it was asked, the metrics would not know of Redis.
-        self.probe();
-        context.run_interval(PROBE_EVERY, |supervisor, _| supervisor.probe());
-        actix::spawn(Arc::clone(&self.feed).follow());
     }
 }
 
@@ -374,18 +210,11 @@ impl Handler<Drain> for Supervisor {
 
     fn handle(&mut self, _: Drain, _: &mut Self::Context) -> Self::Result {
         self.draining = true;
-        for (_, handle) in self.services.directory.sessions() {
-            if handle.address.try_send(CloseOverlays(Close::Draining)).is_err() {
-                tracing::debug!("a session actor is too busy to close its overlays; they will notice");
-            }
-        }
-        let services = Arc::clone(&self.services);
-        let held: Vec<Uuid> = self.held.drain().collect();
-        let releases = async move {
-            let services = &services;
-            let releases = held.into_iter().map(|streamer_id| release(services, streamer_id));
-            futures_util::stream::iter(releases).buffer_unordered(RELEASES_AT_ONCE).count().await;
-        };
-        Box::pin(releases.into_actor(self))
+        let close = drain::close_overlays(Arc::clone(&self.services)).into_actor(self);
+        Box::pin(close.then(|(), supervisor, _| {
+            supervisor.leaving = true;
+            supervisor.held.clear();
+            drain::leave(Arc::clone(&supervisor.services)).into_actor(supervisor)
+        }))
     }
 }

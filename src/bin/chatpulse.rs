@@ -117,8 +117,7 @@ impl<E: Into<anyhow::Error>> From<E> for Failure {
 
 /// Whether somebody has to write something else, in the settings or on the command line.
 fn is_usage(error: &anyhow::Error) -> bool {
-    let run =
-        |error: &RunError| matches!(error, RunError::Cluster | RunError::Transport | RunError::Secret(_));
+    let run = |error: &RunError| matches!(error, RunError::Transport | RunError::Secret(_));
     let change = |error: &ChangeError| matches!(error, ChangeError::Refused(_));
     if let Some(error) = error.downcast_ref::<DemoError>() {
         return match error {

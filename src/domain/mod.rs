@@ -1,11 +1,15 @@
 //! The rules of ChatPulse, pure: no IO, no async, no clock (time is passed in), no wire formats.
 //!
 //! Reading order: [`time`], [`sentiment`] (the arithmetic), [`config`] (what a streamer can set),
-//! [`trigger`] (what a vote is), [`session`] and [`streamer`] (`decide` and `evolve`).
+//! [`trigger`] (what a vote is), [`vote`], [`session`] and [`streamer`] (`decide` and `evolve`),
+//! [`holders`] (who keeps a session alive), [`rank`] (which state is newer).
 
 pub mod config;
+pub mod holders;
+pub mod rank;
 pub mod sentiment;
 pub mod session;
 pub mod streamer;
 pub mod time;
 pub mod trigger;
+pub mod vote;

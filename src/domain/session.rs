@@ -4,6 +4,7 @@
 use uuid::Uuid;
 
 use super::config::VersionedConfig;
+use super::rank;
 use super::sentiment::{Impulse, Mood, Params, Side};
 use super::time::Millis;
 
@@ -38,9 +39,23 @@ pub struct JournaledVote {
 /// What was asked of a session.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Command {
-    Start { streamer_id: Uuid, ordinal: i64, config: VersionedConfig },
-    CastVotes { votes: Vec<JournaledVote> },
-    ApplyConfig { config_version: i64, params: Params },
+    Start {
+        streamer_id: Uuid,
+        ordinal: i64,
+        config: VersionedConfig,
+    },
+    CastVotes {
+        votes: Vec<JournaledVote>,
+    },
+    /// As [`Command::CastVotes`], for votes that were acknowledged before: an ended session takes
+    /// them, too.
+    CastDrained {
+        votes: Vec<JournaledVote>,
+    },
+    ApplyConfig {
+        config_version: i64,
+        params: Params,
+    },
     Reset,
     End,
 }
@@ -87,12 +102,16 @@ pub fn decide(command: Command, state: Option<&Session>, now: Millis) -> Result<
         }
         (Command::Start { .. }, Some(_)) => return Err(Refusal::AlreadyStarted),
         (_, None) => return Err(Refusal::NotStarted),
-        (_, Some(session)) if session.ended_at.is_some() => return Err(Refusal::Ended),
+        (command, Some(session))
+            if session.ended_at.is_some() && !matches!(command, Command::CastDrained { .. }) =>
+        {
+            return Err(Refusal::Ended);
+        }
         (command, Some(session)) => (command, session),
     };
     let at = now.max(session.mood.at);
     Ok(match command {
-        Command::CastVotes { votes } => session.cast(votes, at),
+        Command::CastVotes { votes } | Command::CastDrained { votes } => session.cast(votes, at),
         Command::ApplyConfig { config_version, params } if config_version > session.config_version => {
             let mut mood = session.mood.clone();
             mood.rebase(&session.params, &params, at);
@@ -145,7 +164,7 @@ pub fn evolve(state: Option<Session>, event: &Event) -> Option<Session> {
 impl Session {
     /// Orders all states of a streamer over all their sessions: `ordinal · 2³² + version`.
     pub fn frame_version(&self) -> i64 {
-        (self.ordinal << 32) + self.version
+        rank::of(self.ordinal, self.version)
     }
 
     /// The one event of a batch of votes; none for an empty batch.

@@ -5,6 +5,7 @@ use uuid::Uuid;
 
 use super::functions::Function;
 use super::keys::{self, Bucket};
+use super::mirror::CHANGE_LOG_TTL_MS;
 use super::pool::answer;
 use super::{Hot, HotError};
 
@@ -23,6 +24,18 @@ struct Place {
     server_generation: u64,
     epoch: String,
     number: i64,
+}
+
+impl Cursor {
+    /// The cursor of a place in a log; which places there are, only the server knows.
+    pub fn at(server_generation: u64, epoch: String, number: i64) -> Cursor {
+        Cursor { place: Some(Place { server_generation, epoch, number }) }
+    }
+
+    /// The server's generation, the log's epoch and the change number last seen; `None` at first.
+    pub fn place(&self) -> Option<(u64, &str, i64)> {
+        self.place.as_ref().map(|place| (place.server_generation, place.epoch.as_str(), place.number))
+    }
 }
 
 /// A streamer whose mirrored state changed.
@@ -47,19 +60,22 @@ pub struct Changes {
 }
 
 impl Hot {
-    /// What changed in each bucket since its cursor, in the same order.
+    /// What changed in each bucket since its cursor, in the same order. Begins the logs that are not
+    /// there.
     ///
     /// # Errors
-    /// [`HotError`]; all cursors then stay valid.
+    /// [`HotError`], also when the server can't be written to: then nothing can be mirrored, so that
+    /// its silence would mean nothing. All cursors stay valid.
     pub async fn changes_since(&self, cursors: &[(Bucket, Cursor)]) -> Result<Vec<Changes>, HotError> {
         // Read before asking: if the server changes meanwhile, the next call notices.
         let server_generation = self.server_generation();
+        let new_epoch = Uuid::new_v4().simple().to_string();
         let commands = cursors.iter().map(|(bucket, cursor)| {
             let mut call =
                 Function::ChangesSince.call(&[keys::changes(*bucket), keys::changes_epoch(*bucket)]);
             let (epoch, number) =
                 cursor.place.as_ref().map_or(("", 0), |place| (place.epoch.as_str(), place.number));
-            call.arg(epoch).arg(number).arg(CHANGES_MAX);
+            call.arg(epoch).arg(number).arg(CHANGES_MAX).arg(&new_epoch).arg(CHANGE_LOG_TTL_MS);
             call
         });
         let answers = self.send(commands.collect()).await?;

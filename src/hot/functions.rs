@@ -1,4 +1,4 @@
-//! The Redis function library in `lua/chatpulse.lua` and how it gets into a server.
+//! The Redis function library in `lua/` and how it gets into a server.
 //!
 //! A server may lose the library (a fresh or promoted node), so it is loaded when an instance first
 //! meets a server, and again when a call answers "Function not found". Instances that load at the
@@ -8,7 +8,7 @@ use deadpool_redis::redis::aio::ConnectionLike;
 use deadpool_redis::redis::{Cmd, RedisResult, Value, cmd};
 
 /// The library's text, compiled in.
-const LIBRARY: &str = include_str!("../../lua/chatpulse.lua");
+const LIBRARY: &str = concat!(include_str!("../../lua/chatpulse.lua"), include_str!("../../lua/queues.lua"));
 
 /// The library's functions; their keys, arguments and answers are described in the library.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -16,29 +16,41 @@ pub(super) enum Function {
     Mirror,
     Read,
     ChangesSince,
-    Hold,
-    Release,
+    Holders,
     Remove,
+    Discard,
     DeleteIfHolds,
+    Enqueue,
+    Settle,
+    Fail,
+    RetryDead,
+    DropConsumers,
+    RateLimit,
 }
 
 impl Function {
     fn name(self) -> &'static str {
         match self {
-            Function::Mirror => "chatpulse_v1_mirror",
-            Function::Read => "chatpulse_v1_read",
-            Function::ChangesSince => "chatpulse_v1_changes_since",
-            Function::Hold => "chatpulse_v1_hold",
-            Function::Release => "chatpulse_v1_release",
-            Function::Remove => "chatpulse_v1_remove",
-            Function::DeleteIfHolds => "chatpulse_v1_delete_if_holds",
+            Function::Mirror => "chatpulse_v2_mirror",
+            Function::Read => "chatpulse_v2_read",
+            Function::ChangesSince => "chatpulse_v2_changes_since",
+            Function::Holders => "chatpulse_v2_holders",
+            Function::Remove => "chatpulse_v2_remove",
+            Function::Discard => "chatpulse_v2_discard",
+            Function::DeleteIfHolds => "chatpulse_v2_delete_if_holds",
+            Function::Enqueue => "chatpulse_v2_enqueue",
+            Function::Settle => "chatpulse_v2_settle",
+            Function::Fail => "chatpulse_v2_fail",
+            Function::RetryDead => "chatpulse_v2_retry_dead",
+            Function::DropConsumers => "chatpulse_v2_drop_consumers",
+            Function::RateLimit => "chatpulse_v2_rate_limit",
         }
     }
 
     /// A call with these keys; the arguments are to be added.
     pub(super) fn call(self, keys: &[String]) -> Cmd {
         let mut call = cmd(match self {
-            Function::Read | Function::ChangesSince => "FCALL_RO",
+            Function::Read => "FCALL_RO",
             _ => "FCALL",
         });
         call.arg(self.name()).arg(keys.len()).arg(keys);
@@ -46,9 +58,16 @@ impl Function {
     }
 }
 
-/// Loads the library into the server behind `connection`; on a cluster, call it for each master.
+/// The command that loads the library; on a cluster each master needs it.
+pub(super) fn load_command() -> Cmd {
+    let mut load = cmd("FUNCTION");
+    load.arg("LOAD").arg("REPLACE").arg(LIBRARY);
+    load
+}
+
+/// Loads the library into the server behind `connection`.
 pub(super) async fn load(connection: &mut impl ConnectionLike) -> RedisResult<()> {
-    cmd("FUNCTION").arg("LOAD").arg("REPLACE").arg(LIBRARY).exec_async(connection).await
+    load_command().exec_async(connection).await
 }
 
 /// Whether an answer says that the server does not have the library.

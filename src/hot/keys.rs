@@ -73,6 +73,22 @@ pub fn broadcaster(twitch_user_id: &str) -> String {
     format!("chatpulse:broadcaster:{twitch_user_id}")
 }
 
+/// Stream: a queue's entries. A name holds a hash tag, so that the queue and its dead letters share a
+/// slot.
+pub fn stream(queue: &str) -> String {
+    format!("chatpulse:stream:{queue}")
+}
+
+/// Stream: a queue's dead letters.
+pub fn dead_letters(queue: &str) -> String {
+    format!("chatpulse:dlq:{queue}")
+}
+
+/// Sorted set: what a subject did within a limit's window.
+pub fn rate_limit(module: &str, subject: &str) -> String {
+    format!("chatpulse:rate_limit:{module}:{subject}")
+}
+
 fn of_streamer(kind: &str, streamer_id: Uuid) -> String {
     format!("chatpulse:{kind}:{{{}}}:{streamer_id}", Bucket::of(streamer_id))
 }
@@ -94,6 +110,13 @@ mod tests {
         assert_eq!(changes_epoch(bucket), "chatpulse:changes:{3f}:epoch");
         assert_eq!(orphans(bucket), "chatpulse:orphans:{3f}");
         assert_eq!(broadcaster("123"), "chatpulse:broadcaster:123");
+    }
+
+    #[test]
+    fn queues_and_limits_have_the_names_of_their_roles() {
+        assert_eq!(stream("{votes}"), "chatpulse:stream:{votes}");
+        assert_eq!(dead_letters("{votes}"), "chatpulse:dlq:{votes}");
+        assert_eq!(rate_limit("login", "198.51.100.7"), "chatpulse:rate_limit:login:198.51.100.7");
     }
 
     #[test]

@@ -10,6 +10,7 @@ use super::functions::Function;
 use super::keys::{self, Bucket};
 use super::pool::answer;
 use super::{Hot, HotError};
+use crate::domain::rank;
 use crate::domain::sentiment::{Model, Mood, Params, SecondTally};
 use crate::domain::session::Session;
 use crate::domain::time::Millis;
@@ -17,14 +18,18 @@ use crate::domain::time::Millis;
 /// Streamers a bucket's change log keeps at most.
 const CHANGE_LOG_MAX: usize = 16_384;
 /// How long a change log lives without a change.
-const CHANGE_LOG_TTL_MS: u64 = 24 * 3600 * 1000;
+pub(super) const CHANGE_LOG_TTL_MS: u64 = 24 * 3600 * 1000;
+/// How long a session and who holds it stay without a write of either. Live sessions need no life:
+/// it is for those whose end was noted by nobody, because all who knew them died.
+pub(super) const SESSION_TTL_MS: u64 = 48 * 3600 * 1000;
 /// How long the end of a session is remembered, so that a late write can't bring it back.
 const ENDED_TTL_MS: u64 = 10 * 60 * 1000;
 /// How long a broadcaster key outlives the last write of its session. It goes with the session; the
 /// life is for one that a late write brings back, since its slot is another than the session's.
 const BROADCASTER_TTL_S: u64 = 7 * 24 * 3600;
-/// What a frame version holds below the session's ordinal.
-const STREAM_VERSION_BITS: u32 = 32;
+/// Errors by which a server says that it takes no writes for now: out of memory, can't save, too few
+/// replicas, busy with a function, not permitted.
+const NO_WRITES: [&str; 5] = ["OOM", "MISCONF", "NOREPLICAS", "BUSY", "NOPERM"];
 
 /// A session's state to be mirrored.
 #[derive(Clone, Copy, Debug)]
@@ -37,11 +42,11 @@ pub struct MirrorEntry<'a> {
     pub config_json: &'a str,
 }
 
-/// What became of a state.
+/// What became of a state, or of holders.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Mirrored {
     Written,
-    /// The same state or a newer one is there, or the session has ended.
+    /// The same or something newer is there, or the session has ended.
     Older,
     /// The server refused this state; other states of the call are not concerned.
     Refused(String),
@@ -77,7 +82,7 @@ impl Hot {
         });
         let answers = self.send(commands.collect()).await?;
         // Every second answer is the broadcaster key's.
-        Ok(answers.into_iter().step_by(2).map(mirrored).collect())
+        answers.into_iter().step_by(2).map(mirrored).collect()
     }
 
     /// The session of a streamer as it stands at `now`; `None` when the mirror has none.
@@ -104,6 +109,21 @@ impl Hot {
         });
         let answers = self.send(commands.collect()).await?;
         streamer_ids.iter().zip(answers).map(|(id, value)| hot_session(*id, &answer(value)?)).collect()
+    }
+
+    /// Which of these Twitch broadcasters have a session in the mirror, in their order. One that has
+    /// just started or ended may be told wrongly.
+    ///
+    /// # Errors
+    /// [`HotError`].
+    pub async fn are_live(&self, twitch_user_ids: &[String]) -> Result<Vec<bool>, HotError> {
+        let exists = |id: &String| {
+            let mut exists = cmd("EXISTS");
+            exists.arg(keys::broadcaster(id));
+            exists
+        };
+        let answers = self.send(twitch_user_ids.iter().map(exists).collect()).await?;
+        answers.into_iter().map(answer).collect()
     }
 
     /// Removes all keys of an ended session but for a newer one's, and answers whether it did:
@@ -144,8 +164,10 @@ pub(super) fn mirror_call(entry: &MirrorEntry<'_>, new_epoch: &str, log_max: usi
         keys::changes(bucket),
         keys::changes_epoch(bucket),
         keys::ended(streamer_id),
+        keys::refs(streamer_id),
     ]);
-    call.arg(streamer_id.to_string()).arg(new_epoch).arg(log_max).arg(CHANGE_LOG_TTL_MS);
+    call.arg(streamer_id.to_string()).arg(new_epoch).arg(log_max);
+    call.arg(CHANGE_LOG_TTL_MS).arg(SESSION_TTL_MS);
     for (name, value) in fields(entry) {
         call.arg(name).arg(value);
     }
@@ -191,13 +213,17 @@ fn seconds_json(seconds: &[SecondTally]) -> String {
     format!("[{}]", rows.join(","))
 }
 
-fn mirrored(value: Value) -> Mirrored {
-    match answer::<String>(value) {
+/// An answer to a write of something versioned. What says that the server takes no writes at all is
+/// an error of the whole call: nothing is wrong with the state.
+pub(super) fn mirrored(value: Value) -> Result<Mirrored, HotError> {
+    let takes_no_writes = matches!(&value, Value::ServerError(error) if NO_WRITES.contains(&error.code()));
+    Ok(match answer::<String>(value) {
         Ok(word) if word == "written" => Mirrored::Written,
         Ok(word) if word == "older" => Mirrored::Older,
         Ok(word) => Mirrored::Refused(format!("unknown answer {word:?}")),
+        Err(error) if takes_no_writes => return Err(error),
         Err(error) => Mirrored::Refused(error.to_string()),
-    }
+    })
 }
 
 /// The fields of a session's hash by name.
@@ -219,11 +245,11 @@ fn hot_session(streamer_id: Uuid, fields: &Fields) -> Result<Option<HotSession>,
 
 fn session_of(streamer_id: Uuid, fields: &Fields) -> Result<Session, HotError> {
     let version: i64 = parsed(fields, "version")?;
-    let ordinal = version >> STREAM_VERSION_BITS;
+    let (ordinal, version) = rank::split(version);
     Ok(Session {
         streamer_id,
         ordinal,
-        version: version - (ordinal << STREAM_VERSION_BITS),
+        version,
         config_version: parsed(fields, "config_version")?,
         params: Params {
             model: model_of(fields)?,

@@ -3,15 +3,20 @@
 //!
 //! Reading order: [`keys`] (all key names), [`pool`] (connections, time-outs, the circuit),
 //! [`functions`] (the Lua library), [`mirror`] (the sessions' states), [`changes`] (what changed
-//! since), [`debounce`] (a viewer's last vote), [`refs`] (who holds a session).
+//! since), [`debounce`] (a viewer's last vote), [`refs`] (who holds a session). In roles of their
+//! own, and not to be lost: [`queue`] (streams with consumer groups), [`spill`] (votes that wait for
+//! the journal); and [`limits`] (how often somebody may).
 
 pub mod changes;
 pub mod debounce;
 pub mod functions;
 pub mod keys;
+pub mod limits;
 pub mod mirror;
 pub mod pool;
+pub mod queue;
 pub mod refs;
+pub mod spill;
 
 #[cfg(test)]
 mod tests;
@@ -36,6 +41,9 @@ pub enum HotError {
     /// The answer has a shape that this release does not know.
     #[error("Redis answered something unexpected: {0}")]
     Answer(String),
+    /// A queue has as many entries as it may.
+    #[error("the queue {0} is full")]
+    Full(String),
     /// The settings can't be used.
     #[error("the Redis settings can't be used: {0}")]
     Options(String),

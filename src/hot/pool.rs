@@ -1,30 +1,35 @@
-//! Connections to Redis, time-outs, and the circuit that stops asking a Redis that is away.
+//! Connections to Redis, one server or a cluster, time-outs, and the circuit that stops asking a
+//! Redis that is away.
+//!
+//! Reading order: here what both kinds share, [`single`], [`cluster`], [`circuit`].
 
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+mod circuit;
+mod cluster;
+mod single;
+
+use std::future::Future;
+use std::sync::Arc;
 use std::time::Duration;
 
-use deadpool_redis::redis::aio::{ConnectionLike, MultiplexedConnection};
 use deadpool_redis::redis::{
-    AsyncConnectionConfig, Cmd, ErrorKind, FromRedisValue, Pipeline, RedisError, RedisResult,
-    ServerErrorKind, Value, cmd, from_redis_value,
+    Cmd, ErrorKind, FromRedisValue, Pipeline, RedisError, ServerErrorKind, Value, cmd, from_redis_value,
 };
-use deadpool_redis::{Connection, Hook, HookError, Manager, Pool, PoolError, Runtime};
 
+use self::circuit::{Circuit, Generation};
+use self::cluster::Cluster;
+use self::single::Single;
 use super::HotError;
-use super::functions;
 
-/// After so many time-outs or connection errors in a row Redis counts as away.
-const FAILURES_MAX: u32 = 2;
-/// Commands sent in one pipeline at most, so that each pipeline fits in its time limit.
+/// Commands sent at once at most, so that each exchange fits in its time limit.
 const PIPELINE_COMMANDS_MAX: usize = 1000;
 
 /// How to reach Redis.
 #[derive(Clone)]
 pub struct HotOptions {
-    /// `redis://…` or `redis+unix:///…`; may hold a password, so it is never logged.
-    pub url: String,
-    /// Connections at most.
+    /// One server (`redis://…`, `rediss://…` or `redis+unix:///…`), or several nodes of a cluster,
+    /// from which its other nodes are found. May hold passwords, so they are never logged.
+    pub urls: Vec<String>,
+    /// Connections to one server at most; to each node of a cluster there is one.
     pub pool_size: usize,
     /// The longest a call may take, waiting for a connection included.
     pub command_timeout: Duration,
@@ -35,70 +40,101 @@ pub struct HotOptions {
 /// The hot state in Redis.
 #[derive(Clone)]
 pub struct Hot {
-    pool: Pool,
+    servers: Servers,
     command_timeout: Duration,
     connect_timeout: Duration,
     circuit: Arc<Circuit>,
-    server: Arc<Server>,
+    generation: Arc<Generation>,
+}
+
+#[derive(Clone)]
+enum Servers {
+    Single(Single),
+    Cluster(Cluster),
 }
 
 impl Hot {
     /// Prepares connections, without making one yet: Redis being away is no reason not to start.
     ///
     /// # Errors
-    /// [`HotError::Options`] for a URL that can't be used.
+    /// [`HotError::Options`] for no URL or one that can't be used.
     pub fn connect(options: &HotOptions) -> Result<Hot, HotError> {
-        let unusable = |reason: String| HotError::Options(reason);
-        // The limits of the whole call and of the probe are shorter; this one is the last resort.
-        let limit = options.command_timeout.max(options.connect_timeout);
-        let connection = AsyncConnectionConfig::new()
-            .set_connection_timeout(Some(options.connect_timeout))
-            .set_response_timeout(Some(limit));
-        let manager = Manager::new_with_config(options.url.as_str(), connection)
-            .map_err(|error| unusable(error.to_string()))?;
-        let server = Arc::new(Server::default());
-        let pool = Pool::builder(manager)
-            .max_size(options.pool_size.max(1))
-            .wait_timeout(Some(options.command_timeout))
-            .create_timeout(Some(options.connect_timeout))
-            .recycle_timeout(Some(options.command_timeout))
-            .post_create(meet_server(Arc::clone(&server)))
-            .runtime(Runtime::Tokio1)
-            .build()
-            .map_err(|error| unusable(error.to_string()))?;
+        let generation = Arc::default();
+        let servers = match options.urls.as_slice() {
+            [] => return Err(HotError::Options("there is no URL".into())),
+            [url] => Servers::Single(Single::new(url, options, &generation)?),
+            _ => Servers::Cluster(Cluster::new(options, &generation)?),
+        };
         Ok(Hot {
-            pool,
+            servers,
             command_timeout: options.command_timeout,
             connect_timeout: options.connect_timeout,
             circuit: Arc::default(),
-            server,
+            generation,
         })
     }
 
     /// Whether calls are sent; `false` after two time-outs or connection errors in a row, until a
     /// [`Hot::probe`] succeeds.
     pub fn is_up(&self) -> bool {
-        self.circuit.failures.load(Ordering::Relaxed) < FAILURES_MAX
+        self.circuit.is_closed()
     }
 
-    /// Asks Redis for a sign of life, also while it counts as away: this is what brings it back.
-    /// To be called once a second.
+    /// Whether this is a cluster, which may lose its newest writes when a replica takes over.
+    pub fn is_cluster(&self) -> bool {
+        matches!(self.servers, Servers::Cluster(_))
+    }
+
+    /// Whether Redis is there and takes writes; asks also while it counts as away: this is what brings
+    /// it back. A cluster is there when each of its slots has a master that answers. To be called
+    /// once a second.
+    ///
+    /// # Errors
+    /// [`HotError`] when there is no sign of life, or when it would refuse writes: full, unable to
+    /// write to its disk, or a replica. It then counts as away at once.
+    pub async fn probe(&self) -> Result<(), HotError> {
+        let refusal = self.look().await?.iter().find_map(|info| refusal(info));
+        let refused = self.circuit.note_refusal(refusal.is_some());
+        match refusal {
+            Some(reason) => Err(HotError::Connection(reason.into())),
+            None if refused => {
+                // Others may have changed what was read before.
+                self.generation.grow();
+                Ok(())
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// As [`Hot::probe`], for a role that is of use while its server is full: a queue that can still
+    /// be emptied.
     ///
     /// # Errors
     /// [`HotError`] when there is no sign of life.
-    pub async fn probe(&self) -> Result<(), HotError> {
-        let answers = self.exchange(vec![cmd("PING")], self.connect_timeout).await?;
-        answers.into_iter().try_for_each(answer)
+    pub async fn probe_alive(&self) -> Result<(), HotError> {
+        self.look().await.map(|_| ())
     }
 
-    /// Sends commands in one pipeline and gives their answers, in order; an answer may be a server
-    /// error. When the server lacks the function library it is loaded and all commands are sent
-    /// again, so they have to be repeatable.
+    async fn look(&self) -> Result<Vec<String>, HotError> {
+        let looking = async {
+            match &self.servers {
+                Servers::Single(server) => server.probe().await,
+                Servers::Cluster(cluster) => cluster.probe().await,
+            }
+        };
+        self.within(self.connect_timeout, looking).await
+    }
+
+    /// Sends commands in one pipeline (to a cluster: one a slot, at the same time) and gives their
+    /// answers, in order; an answer may be a server error. When a server lacks the function library
+    /// it is loaded and its commands are sent again, so they have to be repeatable.
     ///
-    /// Each command touches one bucket only; a cluster would get one pipeline a bucket here.
+    /// All keys of one command share a slot, that of its first key; commands of different slots may
+    /// be served in any order.
     ///
     /// # Errors
-    /// [`HotError::Away`], [`HotError::TimedOut`] or [`HotError::Connection`].
+    /// [`HotError::Away`], [`HotError::TimedOut`] or [`HotError::Connection`]; what became of each
+    /// command is then unknown.
     pub(super) async fn send(&self, commands: Vec<Cmd>) -> Result<Vec<Value>, HotError> {
         let mut answers = Vec::with_capacity(commands.len());
         let mut commands = commands.into_iter().peekable();
@@ -107,7 +143,7 @@ impl Hot {
                 return Err(HotError::Away);
             }
             let batch = commands.by_ref().take(PIPELINE_COMMANDS_MAX).collect();
-            answers.extend(self.exchange(batch, self.command_timeout).await?);
+            answers.extend(self.within(self.command_timeout, self.exchange(batch)).await?);
         }
         Ok(answers)
     }
@@ -119,18 +155,46 @@ impl Hot {
         answer(only.ok_or_else(|| HotError::Answer("nothing".into()))?)
     }
 
-    /// A number that grows when the server behind the URL may have become another one: what was
-    /// read before may then be newer than what is there.
-    pub(super) fn server_generation(&self) -> u64 {
-        self.server.generation.load(Ordering::Acquire)
+    /// Memory that the servers' data takes together, in bytes.
+    ///
+    /// # Errors
+    /// [`HotError`] when one of them can't be asked.
+    pub async fn used_memory(&self) -> Result<u64, HotError> {
+        let mut question = cmd("INFO");
+        question.arg("memory");
+        let infos: Vec<String> = match &self.servers {
+            Servers::Single(_) => vec![self.ask(question).await?],
+            Servers::Cluster(_) if !self.is_up() => return Err(HotError::Away),
+            Servers::Cluster(cluster) => {
+                let asked = self.within(self.command_timeout, cluster.ask_masters(&question)).await?;
+                asked.into_values().collect()
+            }
+        };
+        let used = |info: &String| info_line(info, "used_memory").and_then(|bytes| bytes.parse::<u64>().ok());
+        Ok(infos.iter().filter_map(used).sum())
     }
 
-    async fn exchange(&self, commands: Vec<Cmd>, limit: Duration) -> Result<Vec<Value>, HotError> {
-        let mut pipeline = Pipeline::with_capacity(commands.len());
-        for command in commands {
-            pipeline.add_command(command);
+    /// A number that grows when the servers behind the URLs may have become others (a connection
+    /// was lost, a slot moved, a server restarted, a replica took over): what was read before may
+    /// then be newer than what is there.
+    pub(super) fn server_generation(&self) -> u64 {
+        self.generation.get()
+    }
+
+    async fn exchange(&self, commands: Vec<Cmd>) -> Result<Vec<Value>, HotError> {
+        match &self.servers {
+            Servers::Single(server) => server.exchange(commands).await,
+            Servers::Cluster(cluster) => cluster.exchange(commands).await,
         }
-        let result = match tokio::time::timeout(limit, self.exchange_unbounded(&pipeline)).await {
+    }
+
+    /// Bounds a piece of work by a time limit, and counts what became of it.
+    async fn within<T>(
+        &self,
+        limit: Duration,
+        work: impl Future<Output = Result<T, HotError>>,
+    ) -> Result<T, HotError> {
+        let result = match tokio::time::timeout(limit, work).await {
             Ok(result) => result,
             Err(_) => Err(HotError::TimedOut { limit_ms: limit.as_millis() }),
         };
@@ -138,30 +202,34 @@ impl Hot {
             Err(HotError::TimedOut { .. }) => self.circuit.count_failure(),
             Err(HotError::Connection(_)) => {
                 self.circuit.count_failure();
-                self.server.count_generation();
+                self.generation.grow();
             }
             _ => self.circuit.count_success(),
         }
-        result
-    }
-
-    async fn exchange_unbounded(&self, pipeline: &Pipeline) -> Result<Vec<Value>, HotError> {
-        let mut connection = self.pool.get().await.map_err(of_pool)?;
-        let answers = round_trip(&mut connection, pipeline).await?;
-        if !answers.iter().any(functions::is_missing) {
-            return Ok(answers);
+        if let Servers::Cluster(cluster) = &self.servers
+            && result.is_err()
+            && !self.is_up()
+        {
+            cluster.renew();
         }
-        functions::load(&mut connection).await.map_err(of_redis)?;
-        round_trip(&mut connection, pipeline).await
+        result
     }
 }
 
-async fn round_trip(connection: &mut Connection, pipeline: &Pipeline) -> Result<Vec<Value>, HotError> {
-    let answers = connection.req_packed_commands(pipeline, 0, pipeline.len()).await.map_err(of_redis)?;
+fn pipeline_of(commands: Vec<Cmd>) -> Pipeline {
+    let mut pipeline = Pipeline::with_capacity(commands.len());
+    for command in commands {
+        pipeline.add_command(command);
+    }
+    pipeline
+}
+
+/// The answers, if they are as many as the commands and come from a server that can serve.
+fn checked(answers: Vec<Value>, commands: usize) -> Result<Vec<Value>, HotError> {
     match answers.iter().find_map(unusable_server) {
         Some(reason) => Err(HotError::Connection(reason)),
-        None if answers.len() == pipeline.len() => Ok(answers),
-        None => Err(HotError::Answer(format!("{} answers to {} commands", answers.len(), pipeline.len()))),
+        None if answers.len() == commands => Ok(answers),
+        None => Err(HotError::Answer(format!("{} answers to {commands} commands", answers.len()))),
     }
 }
 
@@ -171,6 +239,37 @@ pub(super) fn answer<T: FromRedisValue>(value: Value) -> Result<T, HotError> {
         return Err(HotError::Server(text_of(error)));
     }
     from_redis_value(value).map_err(|error| HotError::Answer(error.to_string()))
+}
+
+/// Asks a server for what a probe looks at.
+fn info_command() -> Cmd {
+    let mut info = cmd("INFO");
+    info.arg(&["server", "memory", "persistence", "replication"]);
+    info
+}
+
+/// Why a server refuses writes, if what it says of itself shows that. Source: redis.io, "INFO"; what
+/// counts as memory is what `maxmemory` is compared with.
+fn refusal(info: &str) -> Option<&'static str> {
+    let number = |name| info_line(info, name).and_then(|text| text.parse::<u64>().ok()).unwrap_or(0);
+    let memory = number("used_memory").saturating_sub(number("mem_not_counted_for_evict"));
+    let bound = number("maxmemory");
+    let evicts = info_line(info, "maxmemory_policy") != Some("noeviction");
+    if bound > 0 && memory > bound && !evicts {
+        Some("its memory is full (maxmemory), so it refuses writes")
+    } else if info_line(info, "aof_last_write_status") == Some("err") {
+        Some("it can't write its append-only file, so it refuses writes")
+    } else if info_line(info, "role") == Some("slave") {
+        Some("it is a replica, so it refuses writes")
+    } else {
+        None
+    }
+}
+
+/// The value of a line `name:value` in an answer of INFO or CLUSTER INFO.
+fn info_line<'a>(info: &'a str, name: &str) -> Option<&'a str> {
+    let value = |line: &'a str| line.strip_prefix(name)?.strip_prefix(':');
+    info.lines().find_map(value).map(str::trim)
 }
 
 fn text_of(error: impl Into<RedisError>) -> String {
@@ -184,8 +283,8 @@ fn unusable_server(answer: &Value) -> Option<String> {
 }
 
 fn is_unusable(kind: ServerErrorKind) -> bool {
-    use ServerErrorKind::{BusyLoading, ClusterDown, MasterDown, ReadOnly};
-    matches!(kind, BusyLoading | ClusterDown | MasterDown | ReadOnly)
+    use ServerErrorKind::{Ask, BusyLoading, ClusterDown, MasterDown, Moved, ReadOnly, TryAgain};
+    matches!(kind, Ask | BusyLoading | ClusterDown | MasterDown | Moved | ReadOnly | TryAgain)
 }
 
 fn of_redis(error: RedisError) -> HotError {
@@ -196,75 +295,19 @@ fn of_redis(error: RedisError) -> HotError {
     }
 }
 
-fn of_pool(error: PoolError) -> HotError {
-    match error {
-        PoolError::Backend(error) => of_redis(error),
-        other => HotError::Connection(other.to_string()),
+#[cfg(test)]
+mod tests {
+    use super::refusal;
+
+    #[test]
+    fn a_server_that_would_refuse_writes_is_known_by_what_it_says() {
+        let full = "used_memory:2100\r\nmaxmemory:2000\r\nmaxmemory_policy:noeviction\r\n";
+        assert!(refusal(full).is_some_and(|reason| reason.contains("full")));
+        assert_eq!(refusal(&format!("{full}mem_not_counted_for_evict:100\r\n")), None);
+        assert_eq!(refusal(&full.replace("noeviction", "volatile-ttl")), None);
+        assert_eq!(refusal(&full.replace(":2000", ":0")), None);
+        assert!(refusal("aof_last_write_status:err\r\n").is_some_and(|reason| reason.contains("file")));
+        assert!(refusal("role:slave\r\n").is_some_and(|reason| reason.contains("replica")));
+        assert_eq!(refusal("role:master\r\naof_last_write_status:ok\r\n"), None);
     }
-}
-
-/// Counts failures in a row.
-#[derive(Default)]
-struct Circuit {
-    failures: AtomicU32,
-}
-
-impl Circuit {
-    fn count_success(&self) {
-        self.failures.store(0, Ordering::Relaxed);
-    }
-
-    fn count_failure(&self) {
-        // Saturating, so that a long outage can't wrap it to "up". The closure always answers.
-        let _ = self
-            .failures
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |failures| Some(failures.saturating_add(1)));
-    }
-}
-
-/// What is known of the server behind the URL.
-#[derive(Default)]
-struct Server {
-    generation: AtomicU64,
-    /// The random id a server process gives itself.
-    run_id: Mutex<Option<String>>,
-}
-
-impl Server {
-    fn count_generation(&self) {
-        self.generation.fetch_add(1, Ordering::AcqRel);
-    }
-
-    /// Notes the server's run id; `true` when it was not the one known.
-    fn note(&self, run_id: &str) -> bool {
-        let mut known = self.run_id.lock().unwrap_or_else(PoisonError::into_inner);
-        if known.as_deref() == Some(run_id) {
-            return false;
-        }
-        if known.replace(run_id.to_owned()).is_some() {
-            self.count_generation();
-        }
-        true
-    }
-}
-
-/// Looks on each new connection which server it leads to, and loads the library into a new one.
-fn meet_server(server: Arc<Server>) -> Hook {
-    Hook::async_fn(move |connection, _| {
-        let server = Arc::clone(&server);
-        Box::pin(async move {
-            let run_id = run_id(connection).await.map_err(HookError::Backend)?;
-            if server.note(&run_id) {
-                // Debounce and orphans work without the library; a call that needs it loads it
-                // again and reports why that fails.
-                let _ = functions::load(connection).await;
-            }
-            Ok(())
-        })
-    })
-}
-
-async fn run_id(connection: &mut MultiplexedConnection) -> RedisResult<String> {
-    let info: String = cmd("INFO").arg("server").query_async(connection).await?;
-    Ok(info.lines().find_map(|line| line.strip_prefix("run_id:")).unwrap_or_default().trim().to_owned())
 }

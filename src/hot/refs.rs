@@ -1,13 +1,15 @@
 //! Which instances hold a session, and which sessions nobody holds since when. A hint for the
 //! orphan timer that may be lost; the last word has the journal.
 
-use deadpool_redis::redis::cmd;
+use deadpool_redis::redis::{Cmd, Value, cmd};
 use uuid::Uuid;
 
 use super::functions::Function;
 use super::keys::{self, Bucket};
+use super::mirror::{Mirrored, SESSION_TTL_MS, mirrored};
 use super::pool::answer;
 use super::{Hot, HotError};
+use crate::domain::holders::Holders;
 use crate::domain::time::Millis;
 
 /// Orphans read from one bucket at most; the rest comes with the next sweep.
@@ -15,31 +17,26 @@ const ORPHANS_MAX: usize = 1000;
 /// How long a bucket's orphans live without a new one.
 const ORPHANS_TTL_MS: u64 = 24 * 3600 * 1000;
 
-impl Hot {
-    /// Notes that an instance holds a streamer's session; answers how many do now.
-    ///
-    /// # Errors
-    /// [`HotError`]; holding again is safe.
-    pub async fn hold(&self, streamer_id: Uuid, instance_id: Uuid) -> Result<usize, HotError> {
-        let mut call = Function::Hold.call(&held_keys(streamer_id));
-        call.arg(instance_id.to_string()).arg(streamer_id.to_string());
-        self.ask(call).await
-    }
+/// Which versions the mirror has of a session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Mark {
+    pub session_id: Uuid,
+    /// The frame version.
+    pub version: i64,
+    pub config_version: i64,
+    /// The rank of the holders; 0 when none were written.
+    pub holders: i64,
+}
 
-    /// Notes that an instance no longer holds a streamer's session; answers how many still do.
-    /// After the last one the session is an orphan since `now`.
+impl Hot {
+    /// Writes who holds sessions, each only if it is newer than what is there, and answers in their
+    /// order. Sessions that nobody holds become orphans.
     ///
     /// # Errors
-    /// [`HotError`]; releasing again is safe.
-    pub async fn release(
-        &self,
-        streamer_id: Uuid,
-        instance_id: Uuid,
-        now: Millis,
-    ) -> Result<usize, HotError> {
-        let mut call = Function::Release.call(&held_keys(streamer_id));
-        call.arg(instance_id.to_string()).arg(streamer_id.to_string()).arg(now.0).arg(ORPHANS_TTL_MS);
-        self.ask(call).await
+    /// [`HotError`]; writing again is safe.
+    pub async fn note_holders(&self, holders: &[Holders]) -> Result<Vec<Mirrored>, HotError> {
+        let answers = self.send(holders.iter().map(holders_call).collect()).await?;
+        answers.into_iter().map(mirrored).collect()
     }
 
     /// How many instances hold a streamer's session.
@@ -81,8 +78,67 @@ impl Hot {
         remove.arg(keys::orphans(Bucket::of(streamer_id))).arg(streamer_id.to_string());
         self.ask(remove).await
     }
+
+    /// What the mirror has of each streamer, in their order; `None` where it has no state.
+    ///
+    /// # Errors
+    /// [`HotError`].
+    pub async fn marks(&self, streamer_ids: &[Uuid]) -> Result<Vec<Option<Mark>>, HotError> {
+        let commands = streamer_ids.iter().map(|streamer_id| {
+            let mut get = cmd("HMGET");
+            get.arg(keys::session(*streamer_id)).arg(&["session_id", "version", "config_version", "holders"]);
+            get
+        });
+        self.send(commands.collect()).await?.into_iter().map(mark).collect()
+    }
+
+    /// Deletes what the mirror has of a streamer's session, so that it can be written anew: where it
+    /// disagrees with the journal. Read the journal after this, not before: another instance may
+    /// have mirrored something newer in between.
+    ///
+    /// # Errors
+    /// [`HotError`]; discarding again is safe.
+    pub async fn discard(&self, streamer_id: Uuid) -> Result<(), HotError> {
+        let bucket = Bucket::of(streamer_id);
+        let mut call = Function::Discard.call(&[
+            keys::session(streamer_id),
+            keys::refs(streamer_id),
+            keys::changes(bucket),
+            keys::changes_epoch(bucket),
+            keys::orphans(bucket),
+        ]);
+        call.arg(streamer_id.to_string());
+        self.ask(call).await
+    }
 }
 
-fn held_keys(streamer_id: Uuid) -> [String; 3] {
-    [keys::refs(streamer_id), keys::session(streamer_id), keys::orphans(Bucket::of(streamer_id))]
+fn holders_call(holders: &Holders) -> Cmd {
+    let streamer_id = holders.streamer_id;
+    let mut call = Function::Holders.call(&[
+        keys::refs(streamer_id),
+        keys::session(streamer_id),
+        keys::orphans(Bucket::of(streamer_id)),
+        keys::ended(streamer_id),
+    ]);
+    let unheld_since = holders.unheld_since.map_or(String::new(), |since| since.0.to_string());
+    call.arg(streamer_id.to_string()).arg(holders.rank()).arg(unheld_since);
+    call.arg(ORPHANS_TTL_MS).arg(SESSION_TTL_MS);
+    for instance_id in &holders.instances {
+        call.arg(instance_id.to_string());
+    }
+    call
+}
+
+fn mark(value: Value) -> Result<Option<Mark>, HotError> {
+    type Fields = (Option<String>, Option<i64>, Option<i64>, Option<i64>);
+    let (session_id, version, config_version, holders) = answer::<Fields>(value)?;
+    let (Some(session_id), Some(version)) = (session_id, version) else { return Ok(None) };
+    let session_id =
+        session_id.parse().map_err(|_| HotError::Answer(format!("the session {session_id:?}")))?;
+    Ok(Some(Mark {
+        session_id,
+        version,
+        config_version: config_version.unwrap_or(0),
+        holders: holders.unwrap_or(0),
+    }))
 }

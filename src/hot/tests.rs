@@ -1,5 +1,11 @@
 //! The hot state against real Redis servers, one of its own for each test.
 
+mod changes;
+mod holders;
+mod limits;
+mod queue;
+mod spill;
+
 use std::collections::HashSet;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -12,8 +18,11 @@ use uuid::Uuid;
 use super::changes::{Change, Cursor};
 use super::debounce::{Claim, Claimed};
 use super::keys::{self, Bucket};
+use super::limits::{Limit, Limits};
 use super::mirror::{MirrorEntry, Mirrored, mirror_call};
+use super::queue::{Failed, Queue};
 use super::{Hot, HotError, HotOptions};
+use crate::domain::holders::Holders;
 use crate::domain::sentiment::{Impulse, Model, Mood, Params, Side};
 use crate::domain::session::Session;
 use crate::domain::time::Millis;
@@ -29,15 +38,20 @@ struct Server {
     process: Child,
     directory: tempfile::TempDir,
     url: String,
+    options: &'static [&'static str],
 }
 
 impl Server {
     /// A server that listens on a socket file only.
     async fn start() -> Server {
+        Server::start_with(&[]).await
+    }
+
+    async fn start_with(options: &'static [&'static str]) -> Server {
         let directory = tempfile::tempdir().expect("a temporary directory");
         let url = format!("redis+unix://{}", directory.path().join("r.sock").display());
-        let process = spawn_on_socket(&directory);
-        Server { process, directory, url }.ready().await
+        let process = spawn_on_socket(&directory, options);
+        Server { process, directory, url, options }.ready().await
     }
 
     /// A cluster of one node that owns all slots.
@@ -49,7 +63,7 @@ impl Server {
             ["--port", &port, "--bind", "127.0.0.1", "--cluster-enabled", "yes", "--cluster-port", &bus];
         let process = spawn(&directory, &options);
         let url = format!("redis://127.0.0.1:{port}");
-        let server = Server { process, directory, url }.ready().await;
+        let server = Server { process, directory, url, options: &[] }.ready().await;
         let mut connection = server.connection().await;
         let slots = cmd("CLUSTER").arg("ADDSLOTSRANGE").arg(0).arg(16383).clone();
         slots.exec_async(&mut connection).await.expect("the slots");
@@ -66,9 +80,9 @@ impl Server {
         self
     }
 
-    /// The same server again, empty, after it was stopped.
+    /// The same server again after it was stopped, empty unless its options keep what it had.
     async fn start_again(mut self) -> Server {
-        self.process = spawn_on_socket(&self.directory);
+        self.process = spawn_on_socket(&self.directory, self.options);
         self.ready().await
     }
 
@@ -92,9 +106,12 @@ impl Server {
     }
 
     fn hot_within(&self, command_timeout: Duration) -> Hot {
-        let options =
-            HotOptions { url: self.url.clone(), pool_size: 4, command_timeout, connect_timeout: PATIENCE };
-        Hot::connect(&options).expect("a usable URL")
+        hot_at(vec![self.url.clone()], command_timeout)
+    }
+
+    /// As a cluster: one address for all of it is that address, twice.
+    fn cluster_hot(&self) -> Hot {
+        hot_at(vec![self.url.clone(), self.url.clone()], PATIENCE)
     }
 }
 
@@ -105,9 +122,14 @@ impl Drop for Server {
     }
 }
 
-fn spawn_on_socket(directory: &tempfile::TempDir) -> Child {
-    let socket = directory.path().join("r.sock");
-    spawn(directory, &["--port", "0", "--unixsocket", &socket.to_string_lossy()])
+fn hot_at(urls: Vec<String>, command_timeout: Duration) -> Hot {
+    let options = HotOptions { urls, pool_size: 4, command_timeout, connect_timeout: PATIENCE };
+    Hot::connect(&options).expect("a usable URL")
+}
+
+fn spawn_on_socket(directory: &tempfile::TempDir, options: &[&str]) -> Child {
+    let socket = directory.path().join("r.sock").to_string_lossy().into_owned();
+    spawn(directory, &[&["--port", "0", "--unixsocket", &socket], options].concat())
 }
 
 fn spawn(directory: &tempfile::TempDir, options: &[&str]) -> Child {
@@ -167,6 +189,25 @@ fn entry(session: &Session) -> MirrorEntry<'_> {
 
 async fn mirror(hot: &Hot, session: &Session) -> Mirrored {
     hot.mirror(&[entry(session)]).await.expect("an answer").remove(0)
+}
+
+/// The session's holders after `version` changes of them.
+fn held_by(session: &Session, version: i64, instances: &[Uuid]) -> Holders {
+    Holders {
+        streamer_id: session.streamer_id,
+        ordinal: session.ordinal,
+        version,
+        instances: instances.to_vec(),
+        unheld_since: None,
+    }
+}
+
+fn unheld(session: &Session, version: i64, since: Millis) -> Holders {
+    Holders { unheld_since: Some(since), ..held_by(session, version, &[]) }
+}
+
+async fn note(hot: &Hot, holders: &Holders) -> Mirrored {
+    hot.note_holders(std::slice::from_ref(holders)).await.expect("an answer").remove(0)
 }
 
 async fn frame_version(hot: &Hot, streamer_id: Uuid) -> Option<(i64, i64)> {
@@ -291,7 +332,7 @@ async fn an_ended_session_leaves_no_key_without_a_life_and_does_not_come_back() 
     let hot = server.hot();
     let state = session(Uuid::now_v7(), 3, 9);
     mirror(&hot, &state).await;
-    hot.hold(state.streamer_id, Uuid::now_v7()).await.unwrap();
+    note(&hot, &held_by(&state, 1, &[Uuid::now_v7()])).await;
     assert!(hot.remove(state.streamer_id, 3).await.unwrap());
     assert_eq!(mirror(&hot, &session(state.streamer_id, 3, 10)).await, Mirrored::Older);
     assert_eq!(hot.read(state.streamer_id, EPOCH).await.unwrap(), None);
@@ -308,132 +349,12 @@ async fn removing_a_session_spares_a_newer_one() {
     let hot = server.hot();
     let state = session(Uuid::now_v7(), 4, 1);
     mirror(&hot, &state).await;
-    hot.hold(state.streamer_id, Uuid::now_v7()).await.unwrap();
+    note(&hot, &held_by(&state, 1, &[Uuid::now_v7()])).await;
     assert!(!hot.remove(state.streamer_id, 3).await.unwrap());
     assert_eq!(frame_version(&hot, state.streamer_id).await, Some((4, 1)));
     assert_eq!(hot.ref_count(state.streamer_id).await.unwrap(), 1);
     let broadcaster: Option<String> = raw(&server, &["GET", "chatpulse:broadcaster:4711"]).await;
     assert!(broadcaster.is_some());
-}
-
-// The change log -------------------------------------------------------------------------------
-
-#[tokio::test]
-async fn changes_come_once_in_order_with_their_versions() {
-    let server = Server::start().await;
-    let hot = server.hot();
-    let ids = neighbours(3);
-    let bucket = Bucket::of(ids[0]);
-    let mut cursor = Cursor::default();
-    mirror(&hot, &session(ids[0], 1, 1)).await;
-    assert_eq!(changes(&hot, bucket, &mut cursor).await, (true, vec![]));
-    assert_eq!(changes(&hot, bucket, &mut cursor).await, (false, vec![]));
-
-    for (i, version) in [(2, 1), (1, 1), (0, 2), (2, 2), (1, 1)] {
-        mirror(&hot, &session(ids[i], 1, version)).await;
-    }
-    let wanted = [(1, 1), (0, 2), (2, 2)].map(|(i, version)| change(&session(ids[i], 1, version)));
-    assert_eq!(changes(&hot, bucket, &mut cursor).await, (false, wanted.to_vec()));
-    assert_eq!(changes(&hot, bucket, &mut cursor).await, (false, vec![]));
-}
-
-#[tokio::test]
-async fn an_empty_log_resets_once_and_is_then_quiet() {
-    let server = Server::start().await;
-    let hot = server.hot();
-    let mut cursor = Cursor::default();
-    let bucket = Bucket::of(Uuid::now_v7());
-    assert_eq!(changes(&hot, bucket, &mut cursor).await, (true, vec![]));
-    assert_eq!(changes(&hot, bucket, &mut cursor).await, (false, vec![]));
-}
-
-#[tokio::test]
-async fn a_flush_resets_also_when_as_many_changes_followed() {
-    let server = Server::start().await;
-    let hot = server.hot();
-    let ids = neighbours(2);
-    let bucket = Bucket::of(ids[0]);
-    let mut cursor = Cursor::default();
-    mirror(&hot, &session(ids[0], 1, 1)).await;
-    changes(&hot, bucket, &mut cursor).await;
-
-    let _: String = raw(&server, &["FLUSHALL"]).await;
-    assert_eq!(changes(&hot, bucket, &mut cursor.clone()).await, (true, vec![]));
-    mirror(&hot, &session(ids[1], 1, 1)).await;
-    assert_eq!(changes(&hot, bucket, &mut cursor).await, (true, vec![]));
-    mirror(&hot, &session(ids[0], 1, 1)).await;
-    let wanted = vec![change(&session(ids[0], 1, 1))];
-    assert_eq!(changes(&hot, bucket, &mut cursor).await, (false, wanted));
-}
-
-#[tokio::test]
-async fn a_log_that_went_back_resets() {
-    let server = Server::start().await;
-    let hot = server.hot();
-    let id = Uuid::now_v7();
-    let mut cursor = Cursor::default();
-    for version in 1..=5 {
-        mirror(&hot, &session(id, 1, version)).await;
-    }
-    changes(&hot, Bucket::of(id), &mut cursor).await;
-    let _: i64 = raw(&server, &["HSET", &keys::changes_epoch(Bucket::of(id)), "newest", "4"]).await;
-    assert_eq!(changes(&hot, Bucket::of(id), &mut cursor).await, (true, vec![]));
-}
-
-#[tokio::test]
-async fn whoever_is_behind_a_trimmed_log_is_reset_and_the_others_go_on() {
-    let server = Server::start().await;
-    let hot = server.hot();
-    let ids = neighbours(5);
-    let bucket = Bucket::of(ids[0]);
-    let states: Vec<Session> = ids.iter().map(|id| session(*id, 1, 1)).collect();
-    let (mut behind, mut in_time) = (Cursor::default(), Cursor::default());
-    let write = async |state: &Session| hot.ask::<String>(mirror_call(&entry(state), "e", 3)).await.unwrap();
-
-    write(&states[0]).await;
-    changes(&hot, bucket, &mut behind).await;
-    write(&states[1]).await;
-    changes(&hot, bucket, &mut in_time).await;
-    for state in &states[2..] {
-        write(state).await;
-    }
-    assert_eq!(changes(&hot, bucket, &mut behind).await, (true, vec![]));
-    assert_eq!(changes(&hot, bucket, &mut in_time).await, (false, states[2..].iter().map(change).collect()));
-    let fields: i64 = raw(&server, &["HLEN", &keys::changes_epoch(bucket)]).await;
-    assert_eq!(fields, 3 + 3, "id, newest, floor and one version for each entry kept");
-}
-
-#[tokio::test]
-async fn a_long_list_of_changes_comes_in_parts() {
-    let server = Server::start().await;
-    let hot = server.hot();
-    let ids = neighbours(1001);
-    let bucket = Bucket::of(ids[0]);
-    let mut cursor = Cursor::default();
-    changes(&hot, bucket, &mut cursor).await;
-    mirror(&hot, &session(ids[0], 1, 1)).await;
-    changes(&hot, bucket, &mut cursor).await;
-    let states: Vec<Session> = ids.iter().map(|id| session(*id, 1, 2)).collect();
-    hot.mirror(&states.iter().map(entry).collect::<Vec<_>>()).await.unwrap();
-    let (reset, mut all) = changes(&hot, bucket, &mut cursor).await;
-    assert_eq!((reset, all.len()), (false, 1000));
-    all.extend(changes(&hot, bucket, &mut cursor).await.1);
-    assert_eq!(all, states.iter().map(change).collect::<Vec<_>>());
-}
-
-#[tokio::test]
-async fn another_server_behind_the_same_url_resets() {
-    let mut server = Server::start().await;
-    let hot = server.hot();
-    let bucket = Bucket::of(Uuid::now_v7());
-    let mut cursor = Cursor::default();
-    changes(&hot, bucket, &mut cursor).await;
-    assert!(!changes(&hot, bucket, &mut cursor).await.0);
-    // The log looks as it did: empty.
-    server.stop();
-    let _server = server.start_again().await;
-    until(async || hot.probe().await.is_ok()).await;
-    assert!(changes(&hot, bucket, &mut cursor).await.0);
 }
 
 // The arithmetic -------------------------------------------------------------------------------
@@ -550,54 +471,6 @@ async fn a_claim_is_taken_back_only_while_it_is_the_one_noted() {
     assert_eq!(hot.claim(&[claim(id, "v", "m2")]).await.unwrap(), [Claimed::Fresh]);
 }
 
-// Refs -----------------------------------------------------------------------------------------
-
-#[tokio::test]
-async fn a_session_is_an_orphan_from_its_last_holders_leaving_until_the_next_hold() {
-    let server = Server::start().await;
-    let hot = server.hot();
-    let state = session(Uuid::now_v7(), 1, 1);
-    let (id, a, b) = (state.streamer_id, Uuid::now_v7(), Uuid::now_v7());
-    mirror(&hot, &state).await;
-    let disconnected = async || hot.read(id, EPOCH).await.unwrap().unwrap().last_disconnect;
-    let at = |ms: i64| Millis(EPOCH.0 + ms);
-
-    assert_eq!(hot.hold(id, a).await.unwrap(), 1);
-    assert_eq!(hot.hold(id, a).await.unwrap(), 1);
-    assert_eq!(hot.hold(id, b).await.unwrap(), 2);
-    assert_eq!(hot.release(id, a, at(10)).await.unwrap(), 1);
-    assert_eq!((disconnected().await, hot.orphans(at(99)).await.unwrap()), (None, vec![]));
-
-    assert_eq!(hot.release(id, b, at(20)).await.unwrap(), 0);
-    assert_eq!(hot.release(id, b, at(30)).await.unwrap(), 0);
-    assert_eq!(disconnected().await, Some(at(20)), "a repeated release keeps the time");
-    assert_eq!(hot.orphans(at(19)).await.unwrap(), Vec::<Uuid>::new());
-    assert_eq!(hot.orphans(at(20)).await.unwrap(), vec![id]);
-
-    mirror(&hot, &session(id, 1, 2)).await;
-    assert_eq!(disconnected().await, Some(at(20)), "a newer state keeps the time");
-    hot.hold(id, b).await.unwrap();
-    assert_eq!((disconnected().await, hot.orphans(at(99)).await.unwrap()), (None, vec![]));
-    assert_eq!(hot.ref_count(id).await.unwrap(), 1);
-}
-
-#[tokio::test]
-async fn an_orphan_can_be_struck_off_and_a_session_that_is_gone_becomes_none() {
-    let server = Server::start().await;
-    let hot = server.hot();
-    let state = session(Uuid::now_v7(), 1, 1);
-    mirror(&hot, &state).await;
-    hot.release(state.streamer_id, Uuid::now_v7(), EPOCH).await.unwrap();
-    assert_eq!(hot.orphans(EPOCH).await.unwrap(), vec![state.streamer_id]);
-    hot.forget_orphan(state.streamer_id).await.unwrap();
-    assert_eq!(hot.orphans(EPOCH).await.unwrap(), Vec::<Uuid>::new());
-
-    let gone = Uuid::now_v7();
-    hot.release(gone, Uuid::now_v7(), EPOCH).await.unwrap();
-    assert_eq!(hot.orphans(EPOCH).await.unwrap(), Vec::<Uuid>::new());
-    assert_eq!(raw::<i64>(&server, &["EXISTS", &keys::session(gone)]).await, 0);
-}
-
 // The server -----------------------------------------------------------------------------------
 
 #[tokio::test]
@@ -681,7 +554,7 @@ async fn a_refused_command_says_nothing_about_the_server_being_away() {
 #[test]
 fn a_url_that_cannot_be_used_is_named_at_the_start() {
     let options = HotOptions {
-        url: "http://localhost".into(),
+        urls: vec!["http://localhost".into()],
         pool_size: 1,
         command_timeout: PATIENCE,
         connect_timeout: PATIENCE,
@@ -700,6 +573,7 @@ async fn on_a_cluster_everything_works_and_all_keys_are_declared() {
     let monitor = client.get_async_monitor().await.unwrap();
 
     use_everything(&hot).await;
+    use_every_queue(&hot).await;
     let _: String = raw(&server, &["ECHO", "the-end"]).await;
 
     let mut lines = monitor.into_on_message::<Value>();
@@ -716,12 +590,14 @@ async fn on_a_cluster_everything_works_and_all_keys_are_declared() {
                 declared = words[3..3 + count].iter().cloned().collect();
             }
             _ if line.contains(" lua] ") => {
-                assert!(declared.contains(&words[1]), "{line} touches an undeclared key");
+                let subcommands = ["XGROUP", "XINFO"].contains(&words[0].as_str());
+                let key = &words[if subcommands { 2 } else { 1 }];
+                assert!(declared.contains(key), "{line} touches an undeclared key");
             }
             _ => {}
         }
     }
-    assert_eq!(functions.len(), 7, "{functions:?}");
+    assert_eq!(functions.len(), 13, "{functions:?}");
 }
 
 /// Calls every function, each of their ways included that touches keys.
@@ -742,13 +618,37 @@ async fn use_everything(hot: &Hot) {
     assert_eq!(mirror(hot, &session(ids[0], 2, 2)).await, Mirrored::Written);
     assert_eq!(changes(hot, Bucket::of(ids[0]), &mut cursor).await.1.len(), 1);
     assert_eq!(frame_version(hot, ids[0]).await, Some((2, 2)));
-    hot.hold(ids[0], ids[1]).await.unwrap();
-    hot.release(ids[0], ids[1], EPOCH).await.unwrap();
+    let state = session(ids[0], 2, 2);
+    assert_eq!(note(hot, &held_by(&state, 1, &[ids[1], ids[2]])).await, Mirrored::Written);
+    assert_eq!(note(hot, &unheld(&state, 2, EPOCH)).await, Mirrored::Written);
     assert_eq!(hot.orphans(EPOCH).await.unwrap(), vec![ids[0]]);
+    assert_eq!(hot.marks(&ids).await.unwrap().len(), 4);
+    assert_eq!(note(hot, &held_by(&session(ids[0], 3, 0), 1, &[ids[1]])).await, Mirrored::Written);
+    assert!(!hot.remove(ids[0], 2).await.unwrap());
+    assert_eq!(mirror(hot, &session(ids[0], 3, 1)).await, Mirrored::Written);
+    hot.discard(ids[1]).await.unwrap();
     hot.claim(&[claim(ids[0], "v", "m1"), claim(ids[1], "w", "m2")]).await.unwrap();
     hot.release_claims(&[claim(ids[0], "v", "m1"), claim(ids[1], "w", "m3")]).await.unwrap();
-    assert!(hot.remove(ids[0], 2).await.unwrap());
-    assert_eq!(mirror(hot, &session(ids[0], 2, 3)).await, Mirrored::Older);
+    assert!(hot.remove(ids[0], 3).await.unwrap());
+    assert_eq!(mirror(hot, &session(ids[0], 3, 3)).await, Mirrored::Older);
+    assert_eq!(note(hot, &held_by(&session(ids[0], 3, 0), 9, &[ids[1]])).await, Mirrored::Older);
+}
+
+async fn use_every_queue(hot: &Hot) {
+    let queue = Queue::new(hot.clone(), queue::options("a"));
+    queue.push(&[b"1".to_vec(), b"2".to_vec()]).await.unwrap();
+    let taken = queue.take(9).await.unwrap();
+    assert_eq!(queue.fail(&taken[0].id, "no").await.unwrap(), Failed::Again);
+    queue.bury(&taken[0].id, "no").await.unwrap();
+    queue.settle(&[taken[1].id.clone()]).await.unwrap();
+    let letters = queue.dead_letters(None, 9).await.unwrap();
+    assert!(queue.retry_dead(&letters[0].id).await.unwrap());
+    let another = Queue::new(hot.clone(), queue::options("b"));
+    assert_eq!(another.drop_consumers(Duration::ZERO).await.unwrap(), 1);
+    let limit = Limit { module: "login", window: Duration::from_secs(1), max: 1 };
+    for allowed in [true, false] {
+        assert_eq!(Limits::new(hot.clone()).check(&limit, "a", EPOCH).await.unwrap().allowed, allowed);
+    }
 }
 
 /// The words of a line such as `1763700000.123 [0 lua] "GET" "a key"`; none of ours holds a quote

@@ -26,6 +26,8 @@ struct Readiness {
 struct Dependencies {
     postgres: Dependency,
     redis: Dependency,
+    /// Whether votes could wait there while PostgreSQL is away.
+    queue: Dependency,
 }
 
 #[derive(Serialize)]
@@ -48,28 +50,67 @@ pub async fn live() -> impl Responder {
 
 /// `GET /health/ready`: whether this instance can take requests, and how its dependencies are.
 pub async fn ready(state: Data<State>) -> impl Responder {
-    let postgres = tokio::time::timeout(ANSWER_MAX, state.services.vote_journal.ping()).await;
-    let postgres = matches!(postgres, Ok(Ok(())));
-    let redis = state.services.hot.is_up();
-    let working = state.supervisor.connected() && state.services.committing();
-    let draining = state.draining.load(Ordering::Acquire);
-    let (status, reason) = match (draining, postgres, redis) {
-        (true, _, _) => ("unavailable", Some("this instance is stopping")),
-        _ if !working => ("unavailable", Some("a part of this instance has failed; restart it")),
-        (_, false, _) => ("unavailable", Some("PostgreSQL is away: votes can't be made durable")),
-        (_, _, true) if !state.services.mirroring() => {
-            ("degraded", Some("Redis refuses to store sessions: votes go on without it"))
-        }
-        (_, _, false) => ("degraded", Some("Redis is away: votes go on without it")),
-        _ => ("ready", None),
-    };
-    let mut answer =
-        if status == "unavailable" { HttpResponse::ServiceUnavailable() } else { HttpResponse::Ok() };
+    let services = &state.services;
+    let asked = tokio::time::timeout(ANSWER_MAX, services.vote_journal.ping()).await;
+    let postgres = matches!(asked, Ok(Ok(()))) && services.is_journaling();
+    let queue = services.spill.as_deref().is_some_and(|spill| spill.is_durable());
+    let redis = services.hot.is_up();
+    let verdict = verdict(&Parts {
+        stopping: state.draining.load(Ordering::Acquire),
+        working: state.supervisor.connected() && services.is_whole(),
+        postgres,
+        queue,
+        redis,
+        mirroring: services.mirroring(),
+    });
+    let unavailable = verdict.status == "unavailable";
+    let mut answer = if unavailable { HttpResponse::ServiceUnavailable() } else { HttpResponse::Ok() };
     answer.insert_header((CACHE_CONTROL, "no-store")).json(Readiness {
-        status,
-        dependencies: Dependencies { postgres: Dependency::of(postgres), redis: Dependency::of(redis) },
-        reason,
+        status: verdict.status,
+        dependencies: Dependencies {
+            postgres: Dependency::of(postgres),
+            redis: Dependency::of(redis),
+            queue: Dependency::of(queue),
+        },
+        reason: verdict.reason,
     })
+}
+
+/// What an instance's readiness depends on.
+struct Parts {
+    stopping: bool,
+    working: bool,
+    postgres: bool,
+    /// Whether votes can be kept in the queue.
+    queue: bool,
+    redis: bool,
+    /// Whether Redis takes sessions' states.
+    mirroring: bool,
+}
+
+struct Verdict {
+    status: &'static str,
+    reason: Option<&'static str>,
+}
+
+/// The gravest reason wins.
+fn verdict(parts: &Parts) -> Verdict {
+    let (status, reason) = if parts.stopping {
+        ("unavailable", "this instance is stopping")
+    } else if !parts.working {
+        ("unavailable", "a part of this instance has failed; restart it")
+    } else if !parts.postgres && !parts.queue {
+        ("unavailable", "PostgreSQL is away, and there is no durable queue: votes can't be made durable")
+    } else if !parts.postgres {
+        ("degraded", "PostgreSQL is away: votes are kept in the queue, new sessions can't be started")
+    } else if !parts.redis {
+        ("degraded", "Redis is away: votes go on without it")
+    } else if !parts.mirroring {
+        ("degraded", "Redis refuses to store sessions: votes go on without it")
+    } else {
+        return Verdict { status: "ready", reason: None };
+    };
+    Verdict { status, reason: Some(reason) }
 }
 
 /// `GET /metrics`: for Prometheus.
@@ -79,4 +120,41 @@ pub async fn ready(state: Data<State>) -> impl Responder {
 pub async fn metrics(state: Data<State>) -> Result<HttpResponse, Problem> {
     let text = state.services.metrics.render().map_err(Problem::internal)?;
     Ok(HttpResponse::Ok().insert_header((CONTENT_TYPE, prometheus::TEXT_FORMAT)).body(text))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const WELL: Parts =
+        Parts { stopping: false, working: true, postgres: true, queue: true, redis: true, mirroring: true };
+
+    #[test]
+    fn an_instance_is_ready_without_a_queue_as_long_as_the_journal_is_there() {
+        assert_eq!(verdict(&WELL).status, "ready");
+        assert_eq!(verdict(&Parts { queue: false, ..WELL }).status, "ready");
+    }
+
+    #[test]
+    fn a_part_that_others_stand_in_for_degrades() {
+        for parts in [
+            Parts { postgres: false, ..WELL },
+            Parts { redis: false, ..WELL },
+            Parts { mirroring: false, ..WELL },
+        ] {
+            assert_eq!(verdict(&parts).status, "degraded");
+            assert!(verdict(&parts).reason.is_some());
+        }
+    }
+
+    #[test]
+    fn without_journal_and_queue_or_when_it_stops_an_instance_is_unavailable() {
+        for parts in [
+            Parts { postgres: false, queue: false, ..WELL },
+            Parts { stopping: true, ..WELL },
+            Parts { working: false, ..WELL },
+        ] {
+            assert_eq!(verdict(&parts).status, "unavailable");
+        }
+    }
 }

@@ -169,7 +169,7 @@ async fn landing(request: HttpRequest) -> HttpResponse {
 async fn overlay(state: Data<State>, overlay_uuid: web::Path<String>) -> Result<HttpResponse, Problem> {
     let overlay_uuid = Uuid::try_parse(&overlay_uuid).map_err(|_| unknown_overlay())?;
     let live = state.services.directory.streamer_of_overlay(overlay_uuid).is_some();
-    if live || state.services.journal.overlay_exists(overlay_uuid).await? {
+    if live || state.journal.overlay_exists(overlay_uuid).await? {
         Ok(PAGES.overlay.answer(state.tls()))
     } else {
         Err(unknown_overlay())

@@ -17,6 +17,7 @@ use super::pages;
 use super::request_id::RequestId;
 use crate::domain::config;
 use crate::domain::streamer::Refusal;
+use crate::hot::HotError;
 use crate::journal::JournalError;
 use crate::journal::streamers::ChangeError;
 
@@ -186,6 +187,13 @@ impl ResponseError for Problem {
         }
         let body = self.render(self.asked.as_deref(), response.headers_mut());
         response.set_body(BoxBody::new(body))
+    }
+}
+
+impl From<HotError> for Problem {
+    fn from(error: HotError) -> Self {
+        let detail = "ChatPulse can't reach its Redis just now. Try again in a few seconds.";
+        Problem::unavailable(detail, DATABASE_RETRY).because(error)
     }
 }
 

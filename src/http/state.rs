@@ -7,9 +7,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use actix::Addr;
 
 use crate::actors::feed::Feed;
+use crate::actors::lookup::Lookup;
 use crate::actors::places::Places;
 use crate::actors::services::Services;
 use crate::actors::supervisor::Supervisor;
+use crate::hot::limits::Limits;
+use crate::hot::spill::Spill;
+use crate::journal::Journal;
 use crate::settings::Settings;
 use crate::twitch::signature::Secrets;
 
@@ -19,7 +23,15 @@ const UNKNOWN_TYPES_MAX: usize = 100;
 /// What all routes share.
 pub struct State {
     pub services: Arc<Services>,
+    /// For what the actors have no part in: profiles, settings, lists.
+    pub journal: Journal,
+    /// The votes' queue, for its dead letters.
+    pub spill: Spill,
+    /// How often somebody may try something, for all instances.
+    pub limits: Limits,
     pub supervisor: Addr<Supervisor>,
+    /// For broadcasters that the directory may not know yet.
+    pub lookup: Lookup,
     pub feed: Arc<Feed>,
     pub settings: Arc<Settings>,
     /// Where people and browsers reach this deployment, without a final slash.

@@ -1,6 +1,8 @@
 //! `POST /webhooks/eventsub`: what Twitch tells. A vote is answered when it is durable.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 use actix_web::http::StatusCode;
 use actix_web::http::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderMap};
@@ -119,8 +121,14 @@ async fn handle<'a>(request: &HttpRequest, body: &[u8], state: &'a State, arrive
 async fn take_chat<'a>(message: &ChatMessage<'_>, state: &'a State, arrived: Instant) -> Ending<'a> {
     let services = &state.services;
     let webhooks = &services.metrics.webhooks;
-    let Some(live) = services.directory.by_broadcaster(&message.broadcaster_user_id) else {
-        return done(&webhooks.no_session);
+    let live = match state.lookup.find(&message.broadcaster_user_id).await {
+        Ok(Some(live)) => live,
+        Ok(None) => return done(&webhooks.no_session),
+        // It may be a vote for a session that another instance has just started.
+        Err(unknown) => {
+            let problem = Problem::unavailable(unknown.to_string(), RETRY_AFTER);
+            return Ending { answer: Err(problem), counter: &webhooks.unavailable };
+        }
     };
     // In a shared chat the other channels' viewers are not this streamer's chat.
     let foreign = message
@@ -141,6 +149,7 @@ async fn take_chat<'a>(message: &ChatMessage<'_>, state: &'a State, arrived: Ins
         VoteOutcome::Debounced => &votes.debounced,
         VoteOutcome::Duplicate => &votes.duplicate,
         VoteOutcome::Late => &votes.late,
+        VoteOutcome::Queued => &votes.queued,
         VoteOutcome::Unavailable => {
             votes.unavailable.inc();
             let problem = Problem::unavailable(

@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use deadpool_postgres::{Client, Object};
+use prometheus::Histogram;
 use tokio_postgres::Row;
+use tokio_postgres::error::SqlState;
 use tokio_postgres::types::ToSql;
 
 use super::JournalError;
@@ -13,6 +15,7 @@ use super::JournalError;
 pub(super) struct Connection {
     client: Object,
     answer_max: Duration,
+    query_seconds: Option<Histogram>,
 }
 
 /// Takes a connection out of the pool unless its statement came to an end: what still runs on it
@@ -28,8 +31,8 @@ impl Drop for Unfinished {
 }
 
 impl Connection {
-    pub(super) fn new(client: Object, answer_max: Duration) -> Connection {
-        Connection { client, answer_max }
+    pub(super) fn new(client: Object, answer_max: Duration, query_seconds: Option<Histogram>) -> Connection {
+        Connection { client, answer_max, query_seconds }
     }
 
     /// All rows that a statement answers.
@@ -39,7 +42,9 @@ impl Connection {
         params: &[&(dyn ToSql + Sync)],
     ) -> Result<Vec<Row>, JournalError> {
         let client = Unfinished(Some(self.client));
+        let began = self.query_seconds.as_ref().map(Histogram::start_timer);
         let answer = tokio::time::timeout(self.answer_max, ask(&client, sql, params)).await;
+        drop(began);
         let Ok(answer) = answer else {
             return Err(JournalError::Away(format!("no answer within {:?}", self.answer_max)));
         };
@@ -76,7 +81,21 @@ async fn ask(
     let Some(client) = &client.0 else { return Ok(Vec::new()) };
     let client: &Client = client;
     let statement = client.prepare_cached(sql).await?;
-    client.query(&statement, params).await
+    match client.query(&statement, params).await {
+        Err(error) if is_outdated(&error) => {
+            client.statement_cache.remove(sql, &[]);
+            let statement = client.prepare_cached(sql).await?;
+            client.query(&statement, params).await
+        }
+        answer => answer,
+    }
+}
+
+/// Whether a prepared statement has to be prepared anew: a migration has changed what it answers, or
+/// it is gone. PostgreSQL says so before it does anything.
+fn is_outdated(error: &tokio_postgres::Error) -> bool {
+    [Some(&SqlState::FEATURE_NOT_SUPPORTED), Some(&SqlState::INVALID_SQL_STATEMENT_NAME)]
+        .contains(&error.code())
 }
 
 /// Gives the connection back to its pool.

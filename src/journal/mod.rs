@@ -2,12 +2,14 @@
 //!
 //! Every write is one call of a function of `schema/`, one transaction, so no lock outlives a
 //! round trip. Reading order: [`codec`] (what events look like at rest), [`votes`] (appending a
-//! batch of votes), [`sessions`] (hold, release, reset, the directory), [`streamers`],
-//! [`streams`] (reading events back), [`clock`], [`migrations`].
+//! batch of votes), [`sessions`] (live sessions), [`holds`] (who keeps them alive), [`directory`]
+//! (following what changes), [`streamers`], [`streams`] (reading events back), [`clock`], [`migrations`].
 
 pub mod clock;
 pub mod codec;
 mod connection;
+pub mod directory;
+pub mod holds;
 pub mod migrations;
 mod rows;
 pub mod sessions;
@@ -18,7 +20,7 @@ pub mod votes;
 use std::time::Duration;
 
 use deadpool_postgres::{Manager, ManagerConfig, Pool, PoolError, RecyclingMethod, Runtime};
-use tokio_postgres::error::SqlState;
+use prometheus::Histogram;
 use uuid::Uuid;
 
 use connection::Connection;
@@ -28,7 +30,8 @@ use connection::Connection;
 pub struct JournalOptions {
     pub pool_size: usize,
     pub connect_timeout: Duration,
-    /// Ended by the server when it takes longer; and no answer is waited for longer than this.
+    /// No answer is waited for longer than this. The server ends a statement a little earlier, so that
+    /// one that waits for a lock is told from a server that is silent.
     pub statement_timeout: Duration,
 }
 
@@ -39,6 +42,8 @@ pub struct Journal {
     /// From a statement to its answer, at most.
     answer_max: Duration,
     instance_id: Uuid,
+    /// Where the time of each statement is noted.
+    query_seconds: Option<Histogram>,
 }
 
 /// Why the journal did not do what it was asked.
@@ -84,25 +89,49 @@ impl From<tokio_postgres::Error> for JournalError {
         let Some(db) = error.as_db_error() else {
             return JournalError::Away(with_source(&error));
         };
-        let code = db.code();
-        // A server that starts, stops, has failed over and reads only, lacks connections or resources, or
-        // has a broken disk: nothing is wrong with what it was asked to write.
-        let away = ["08", "28", "53", "57P", "58", "25006", "3D000"];
-        if away.iter().any(|class| code.code().starts_with(class)) {
-            JournalError::Away(db.to_string())
-        } else if [SqlState::UNDEFINED_TABLE, SqlState::INVALID_SCHEMA_NAME].contains(code) {
-            JournalError::Schema(format!("{}; run `chatpulse migrate`", db.message()))
-        } else if [SqlState::LOCK_NOT_AVAILABLE, SqlState::QUERY_CANCELED, SqlState::T_R_DEADLOCK_DETECTED]
-            .contains(code)
-        {
-            JournalError::Busy(format!("{} ({})", db.message(), code.code()))
-        } else if ["22", "23", "54"].iter().any(|class| code.code().starts_with(class))
-            && *code != SqlState::CHECK_VIOLATION
-        {
-            // (A check violation is a missing partition: the data is not to blame.)
-            JournalError::Data(format!("{} ({})", db.message(), code.code()))
-        } else {
-            JournalError::Refused(format!("{} ({})", db.message(), code.code()))
+        let told = || format!("{} ({})", db.message(), db.code().code());
+        match Blame::of(db.code().code()) {
+            Blame::Server => JournalError::Away(told()),
+            Blame::Schema => JournalError::Schema(format!("{}; run `chatpulse migrate`", db.message())),
+            Blame::Others => JournalError::Busy(told()),
+            Blame::Data => JournalError::Data(told()),
+            Blame::Unknown => JournalError::Refused(told()),
+        }
+    }
+}
+
+/// What an error of PostgreSQL is to be blamed on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Blame {
+    /// It starts, stops, has failed over and reads only, lacks connections or resources, or is broken:
+    /// nothing is wrong with what it was asked.
+    Server,
+    /// It lacks what a migration brings.
+    Schema,
+    /// Others held a lock for too long.
+    Others,
+    Data,
+    Unknown,
+}
+
+impl Blame {
+    /// By the codes of PostgreSQL's manual, appendix A. 57014, a statement that took too long, is not
+    /// one of 57P…, a server that shuts down.
+    fn of(code: &str) -> Blame {
+        const SERVER: [&str; 11] =
+            ["08", "28", "53", "57P", "58", "XX", "25006", "25P03", "25P04", "3D000", "40003"];
+        const SCHEMA: [&str; 3] = ["42P01", "42883", "3F000"];
+        const OTHERS: [&str; 4] = ["55P03", "57014", "40001", "40P01"];
+        const DATA: [&str; 3] = ["22", "23", "54"];
+        let is_of = |classes: &[&str]| classes.iter().any(|class| code.starts_with(class));
+        match code {
+            // A missing partition.
+            "23514" => Blame::Unknown,
+            _ if is_of(&SERVER) => Blame::Server,
+            _ if is_of(&SCHEMA) => Blame::Schema,
+            _ if is_of(&OTHERS) => Blame::Others,
+            _ if is_of(&DATA) => Blame::Data,
+            _ => Blame::Unknown,
         }
     }
 }
@@ -135,7 +164,12 @@ impl Journal {
             .runtime(Runtime::Tokio1)
             .build()
             .map_err(|error| JournalError::Url(error.to_string()))?;
-        Ok(Journal { pool, answer_max: options.statement_timeout, instance_id })
+        Ok(Journal { pool, answer_max: options.statement_timeout, instance_id, query_seconds: None })
+    }
+
+    /// The same journal, noting the time from each statement to its answer, in seconds.
+    pub fn observed_by(self, query_seconds: Histogram) -> Journal {
+        Journal { query_seconds: Some(query_seconds), ..self }
     }
 
     /// The instance that this journal writes for.
@@ -188,7 +222,7 @@ impl Journal {
 
     /// A connection for one statement.
     async fn client(&self) -> Result<Connection, JournalError> {
-        Ok(Connection::new(self.pool.get().await?, self.answer_max))
+        Ok(Connection::new(self.pool.get().await?, self.answer_max, self.query_seconds.clone()))
     }
 
     /// Who writes, and as part of what: stored with every event.
@@ -204,7 +238,7 @@ fn connection_config(url: &str, options: &JournalOptions) -> Result<tokio_postgr
     let session = format!(
         "-c synchronous_commit=on -c statement_timeout={} -c idle_in_transaction_session_timeout=10000 \
          -c TimeZone=UTC",
-        options.statement_timeout.as_millis()
+        (options.statement_timeout * 9 / 10).as_millis().max(1)
     );
     let own = config.get_options().map(|own| format!("{own} ")).unwrap_or_default();
     config
@@ -214,4 +248,26 @@ fn connection_config(url: &str, options: &JournalOptions) -> Result<tokio_postgr
         .tcp_user_timeout(Duration::from_secs(5))
         .keepalives_idle(Duration::from_secs(15));
     Ok(config)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_is_blamed_on_who_can_help_it() {
+        let cases = [
+            (Blame::Server, "53100 53200 53300 57P01 57P02 57P03 57P05 25006 25P03 58030 58P01"),
+            (Blame::Server, "08006 08P01 28000 28P01 3D000 40003 XX000 XX001"),
+            (Blame::Schema, "42P01 42883 3F000"),
+            (Blame::Others, "55P03 57014 40001 40P01"),
+            (Blame::Data, "22003 22P02 22P05 23505 54000"),
+            (Blame::Unknown, "23514 42501 P0001 0A000"),
+        ];
+        for (blame, codes) in cases {
+            for code in codes.split(' ') {
+                assert_eq!(Blame::of(code), blame, "{code}");
+            }
+        }
+    }
 }

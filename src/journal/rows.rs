@@ -1,4 +1,4 @@
-//! Rows of `chatpulse.directory` and heads of sessions, as domain values.
+//! Rows of `chatpulse.entries` and heads of sessions, as domain values.
 
 use serde_json::Value;
 use tokio_postgres::Row;
@@ -7,12 +7,13 @@ use uuid::Uuid;
 use super::JournalError;
 use super::codec::ConfigRecord;
 use super::sessions::{Entry, LiveSession};
+use crate::domain::holders::Holders;
 use crate::domain::sentiment::{Model, Mood, Params, SecondTally};
 use crate::domain::session::Session;
 use crate::domain::streamer::{Profile, Streamer};
 use crate::domain::time::Millis;
 
-/// A row of the view `chatpulse.directory`.
+/// A row of the view `chatpulse.entries`.
 pub(super) fn entry(row: &Row) -> Result<Entry, JournalError> {
     let config: Value = row.try_get("config")?;
     let config: ConfigRecord = serde_json::from_value(config)
@@ -30,15 +31,23 @@ pub(super) fn entry(row: &Row) -> Result<Entry, JournalError> {
         config: config.into(),
     };
     let live = match row.try_get::<_, Option<Uuid>>("session_id")? {
-        Some(session_id) => Some(LiveSession {
-            session_id,
-            key: key(row)?,
-            holders: row.try_get("holders")?,
-            head: head(row)?,
-        }),
+        Some(session_id) => {
+            Some(LiveSession { session_id, key: key(row)?, holders: holders(row)?, head: head(row)? })
+        }
         None => None,
     };
     Ok(Entry { streamer, last_ordinal: row.try_get("last_ordinal")?, live })
+}
+
+/// The columns of `chatpulse.holding`, which `chatpulse.entries` has, too.
+pub(super) fn holders(row: &Row) -> Result<Holders, JournalError> {
+    Ok(Holders {
+        streamer_id: row.try_get("streamer_id")?,
+        ordinal: row.try_get("ordinal")?,
+        version: row.try_get("holders_version")?,
+        instances: row.try_get("holder_ids")?,
+        unheld_since: row.try_get::<_, Option<i64>>("unheld_since_ms")?.map(Millis),
+    })
 }
 
 fn key(row: &Row) -> Result<[u8; 32], JournalError> {

@@ -113,7 +113,7 @@ impl Journal {
     ) -> Result<Option<Streamer>, JournalError> {
         let client = self.client().await?;
         let row = client
-            .query_opt("SELECT * FROM chatpulse.directory WHERE twitch_user_id = $1", &[&twitch_user_id])
+            .query_opt("SELECT * FROM chatpulse.entries WHERE twitch_user_id = $1", &[&twitch_user_id])
             .await?;
         Ok(row.as_ref().map(rows::entry).transpose()?.map(|entry| entry.streamer))
     }
@@ -141,7 +141,7 @@ impl Journal {
         let client = self.client().await?;
         let rows = client
             .query(
-                "SELECT * FROM chatpulse.directory
+                "SELECT * FROM chatpulse.entries
                  WHERE streamer_id > $1
                  ORDER BY streamer_id LIMIT $2",
                 &[&after.unwrap_or_default(), &limit],

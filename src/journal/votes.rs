@@ -9,20 +9,7 @@ use super::{Journal, JournalError, rows};
 use crate::domain::sentiment::Side;
 use crate::domain::session::Session;
 use crate::domain::time::Millis;
-
-/// A vote on its way into the journal.
-#[derive(Clone, Debug, PartialEq)]
-pub struct NewVote {
-    pub session_id: Uuid,
-    /// The chat message's id, as Twitch gave it.
-    pub message_id: String,
-    pub side: Side,
-    pub weight: f64,
-    /// When it arrived, on PostgreSQL's clock as estimated here.
-    pub t: Millis,
-    /// The viewer as a hash under the session's key.
-    pub viewer: String,
-}
+pub use crate::domain::vote::NewVote;
 
 /// What became of a vote.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,7 +18,7 @@ pub enum Appended {
     Accepted,
     /// Its message had voted before.
     Duplicate,
-    /// Its session has ended, or does not exist.
+    /// Its session has ended (and only live ones take this vote), or does not exist.
     Late,
 }
 
@@ -78,6 +65,27 @@ impl Journal {
         votes: &[NewVote],
         batch_id: &str,
     ) -> Result<AppendAnswer, JournalError> {
+        self.append(votes, batch_id, false).await
+    }
+
+    /// Appends votes that were acknowledged before: also to sessions that have ended meanwhile.
+    ///
+    /// # Errors
+    /// As [`Journal::append_votes`].
+    pub async fn append_drained(
+        &self,
+        votes: &[NewVote],
+        batch_id: &str,
+    ) -> Result<AppendAnswer, JournalError> {
+        self.append(votes, batch_id, true).await
+    }
+
+    async fn append(
+        &self,
+        votes: &[NewVote],
+        batch_id: &str,
+        also_ended: bool,
+    ) -> Result<AppendAnswer, JournalError> {
         let sessions: Vec<Uuid> = votes.iter().map(|vote| vote.session_id).collect();
         let keys: Vec<Uuid> = votes.iter().map(|vote| message_key(&vote.message_id)).collect();
         let ids: Vec<&str> = votes.iter().map(|vote| vote.message_id.as_str()).collect();
@@ -90,8 +98,8 @@ impl Journal {
         let client = self.client().await?;
         let rows = client
             .query(
-                "SELECT * FROM chatpulse.append_votes($1, $2, $3, $4, $5, $6, $7, $8)",
-                &[&sessions, &keys, &ids, &sides, &weights, &times, &viewers, &metadata],
+                "SELECT * FROM chatpulse.append_votes($1, $2, $3, $4, $5, $6, $7, $8, $9)",
+                &[&sessions, &keys, &ids, &sides, &weights, &times, &viewers, &metadata, &also_ended],
             )
             .await?;
 

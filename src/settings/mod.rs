@@ -20,7 +20,7 @@ use std::path::Path;
 pub use layers::DEFAULTS;
 pub use report::Report;
 pub use secret::Secret;
-pub use sections::{LogFormat, Settings, Transport};
+pub use sections::{LogFormat, QueueDurability, Settings, Transport};
 pub use servers::{DatabaseUrl, RedisUrl};
 pub use values::{EncryptionKeys, Key, WebUrl};
 

@@ -147,11 +147,25 @@ pub struct Redis {
     /// Of each role.
     pub pool_size: usize,
     pub command_timeout: Duration,
+    pub queue_timeout: Duration,
+    pub queue_is_durable: QueueDurability,
+    pub queue_entries_max: u64,
+}
+
+/// How it is known whether the queue's server keeps what it acknowledged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum QueueDurability {
+    /// The server is asked.
+    Ask,
+    Yes,
+    No,
 }
 
 impl Redis {
     fn read(from: &mut Reader) -> Self {
         let hint = "redis://host:port";
+        let durabilities =
+            [("ask", QueueDurability::Ask), ("yes", QueueDurability::Yes), ("no", QueueDurability::No)];
         let url = from.required("redis.url", Needs::Everything, hint, servers::redis_url).unwrap_or_default();
         Redis {
             rate_limit_url: redis_role(from, "redis.rate_limit_url", &url, RATE_LIMIT_DATABASE),
@@ -159,6 +173,9 @@ impl Redis {
             url,
             pool_size: from.size("redis.pool_size", 1..=256),
             command_timeout: from.millis("redis.command_timeout_ms", 10..=10_000),
+            queue_timeout: from.millis("redis.queue_timeout_ms", 10..=10_000),
+            queue_is_durable: from.choice("redis.queue_is_durable", durabilities),
+            queue_entries_max: from.number("redis.queue_entries_max", 1_000..=100_000_000).into(),
         }
     }
 }
@@ -234,6 +251,7 @@ pub struct Limits {
     pub votes_waiting_max: usize,
     pub vote_wait: Duration,
     pub overlays_per_ip_max: usize,
+    pub admin_requests_per_minute: u32,
 }
 
 impl Limits {
@@ -245,6 +263,7 @@ impl Limits {
             votes_waiting_max: from.size("limits.votes_waiting_max", 100..=1_000_000),
             vote_wait: from.millis("limits.vote_wait_ms", 10..=5_000),
             overlays_per_ip_max: from.size("limits.overlays_per_ip_max", 1..=1_000_000),
+            admin_requests_per_minute: from.number("limits.admin_requests_per_minute", 1..=1_000_000),
         }
     }
 }

@@ -58,11 +58,13 @@ fn the_defaults_lack_only_what_is_required() {
 
 #[test]
 fn the_defaults_are_those_of_the_public_contract() {
-    let Settings { http, ops, session, twitch, retention, log, .. } = load_with(&[]).unwrap().settings;
+    let Settings { http, ops, redis, session, twitch, retention, log, .. } = load_with(&[]).unwrap().settings;
     assert_eq!(http.bind.to_string(), "0.0.0.0:8080");
     assert_eq!(http.public_url.as_str(), "http://localhost:8080");
     assert!(http.workers >= 1);
     assert_eq!(ops.bind.to_string(), "127.0.0.1:9464");
+    assert_eq!(redis.queue_timeout.as_millis(), 300);
+    assert_eq!(redis.queue_entries_max, 500_000);
     assert_eq!(session.orphan.as_secs(), 30);
     assert_eq!(session.tick.as_millis(), 50);
     assert_eq!(session.debounce.as_millis(), 1000);
@@ -396,6 +398,15 @@ fn the_redis_roles_follow_from_the_main_url() {
     );
     let cluster = "redis://a:1,redis://b:2";
     assert_eq!(roles(cluster), [cluster, cluster]);
+}
+
+#[test]
+fn whether_the_queue_is_durable_is_asked_unless_it_is_said() {
+    let durable = |said: &str| load_with(&[("CHATPULSE_REDIS__QUEUE_IS_DURABLE", said)]);
+    assert_eq!(durable("").unwrap().settings.redis.queue_is_durable, QueueDurability::Ask);
+    assert_eq!(durable("yes").unwrap().settings.redis.queue_is_durable, QueueDurability::Yes);
+    assert_eq!(durable("no").unwrap().settings.redis.queue_is_durable, QueueDurability::No);
+    assert_eq!(only_problem(durable("maybe")).remedy, "write one of \"ask\", \"yes\", \"no\"");
 }
 
 #[test]

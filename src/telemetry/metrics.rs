@@ -19,6 +19,7 @@ pub struct Votes {
     pub duplicate: IntCounter,
     pub ignored: IntCounter,
     pub late: IntCounter,
+    pub queued: IntCounter,
     pub unavailable: IntCounter,
 }
 
@@ -31,6 +32,7 @@ impl Votes {
             duplicate: votes.with_label_values(&["duplicate"]),
             ignored: votes.with_label_values(&["ignored"]),
             late: votes.with_label_values(&["late"]),
+            queued: votes.with_label_values(&["queued"]),
             unavailable: votes.with_label_values(&["unavailable"]),
         })
     }
@@ -73,6 +75,54 @@ impl Webhooks {
     }
 }
 
+/// What was found wrong and set right.
+#[derive(Clone, Debug)]
+pub struct Repairs {
+    pub orphans_ended: IntCounter,
+    pub actor_restarts: IntCounter,
+    pub config_desync: IntCounter,
+    pub sessions_restored: IntCounter,
+}
+
+impl Repairs {
+    fn new(maker: &Maker) -> Result<Repairs, prometheus::Error> {
+        Ok(Repairs {
+            orphans_ended: maker.counter(
+                "orphans_ended_total",
+                "Sessions that this instance ended because nobody held them.",
+            )?,
+            actor_restarts: maker.counter("actor_restarts_total", "Actors that died and were rebuilt.")?,
+            config_desync: maker.counter(
+                "config_desync_total",
+                "Times that a cache disagreed with PostgreSQL and was corrected.",
+            )?,
+            sessions_restored: maker.counter(
+                "sessions_restored_total",
+                "Sessions read from PostgreSQL because the mirror was lost.",
+            )?,
+        })
+    }
+}
+
+/// Votes that wait for the journal in the durable queue.
+#[derive(Clone, Debug)]
+pub struct Queue {
+    pub entries: IntGauge,
+    pub drained: IntCounter,
+    pub dead_letters: IntGauge,
+}
+
+impl Queue {
+    fn new(maker: &Maker) -> Result<Queue, prometheus::Error> {
+        Ok(Queue {
+            entries: maker.gauge("spill_entries", "Votes in the queue that wait for the journal.")?,
+            drained: maker.counter("spill_drained_total", "Votes journaled out of the queue.")?,
+            dead_letters: maker
+                .gauge("dead_letters", "Entries of queues that PostgreSQL refused for good.")?,
+        })
+    }
+}
+
 /// Every metric of the program.
 #[derive(Clone, Debug)]
 pub struct Metrics {
@@ -92,7 +142,11 @@ pub struct Metrics {
     pub cold_starts_postgres: IntCounter,
     pub cold_starts_joined: IntCounter,
     pub holds: IntGauge,
-    pub actor_restarts: IntCounter,
+    pub repairs: Repairs,
+    pub queue: Queue,
+    pub journal_lag_events: IntGauge,
+    pub redis_memory_bytes: IntGauge,
+    pub postgres_query_seconds: Histogram,
     pub journal_commit_seconds: Histogram,
     pub journal_batch_events: Histogram,
     pub redis_command_seconds: Histogram,
@@ -145,7 +199,16 @@ impl Metrics {
             cold_starts_postgres: cold_starts.with_label_values(&["postgres"]),
             cold_starts_joined: cold_starts.with_label_values(&["joined"]),
             holds: maker.gauge("holds", "Sessions that this instance holds.")?,
-            actor_restarts: maker.counter("actor_restarts_total", "Actors that died and were rebuilt.")?,
+            repairs: Repairs::new(&maker)?,
+            queue: Queue::new(&maker)?,
+            journal_lag_events: maker
+                .gauge("journal_lag_events", "Votes on this instance that wait for the journal.")?,
+            redis_memory_bytes: maker.gauge("redis_memory_bytes", "Memory that Redis uses.")?,
+            postgres_query_seconds: maker.histogram(
+                "postgres_query_seconds",
+                "Round trips to PostgreSQL.",
+                SECONDS,
+            )?,
             journal_commit_seconds: maker.histogram(
                 "journal_commit_seconds",
                 "Appending one batch of votes.",

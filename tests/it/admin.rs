@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use deadpool_redis::redis;
 use futures_util::future::join_all;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
@@ -13,6 +14,7 @@ use crate::support::admin::{Admin, TOKEN, TOKEN_SETTING, config_with, some_twitc
 use crate::support::eventually;
 use crate::support::instance::{Instance, Shared, Slot, Streamer};
 use crate::support::overlay::Overlay;
+use crate::support::servers::query;
 use crate::support::twitch::{Answer, Twitch};
 
 /// No repeated frames: each frame that comes tells of something that a test did.
@@ -584,8 +586,14 @@ async fn health_is_told_on_both_listeners_and_metrics_on_one() {
     for address in [instance.public, instance.ops] {
         let client = Twitch::new(address);
         assert_eq!(client.get("/health/live").await.status, 200);
+        eventually("the queue was asked", async || {
+            client.get("/health/ready").await.json()["dependencies"]["queue"]["status"] == "up"
+        })
+        .await;
         let ready = client.get("/health/ready").await;
-        let dependencies = json!({ "postgres": { "status": "up" }, "redis": { "status": "up" } });
+        let dependencies = json!({
+            "postgres": { "status": "up" }, "redis": { "status": "up" }, "queue": { "status": "up" }
+        });
         assert_eq!(
             (ready.status, ready.json()),
             (200, json!({ "status": "ready", "dependencies": dependencies }))
@@ -673,4 +681,58 @@ fn assert_error_page(answer: &Answer, status: u16) {
     for never in ["<script", "<b>"] {
         assert!(!answer.body.contains(never), "{never}");
     }
+}
+
+// Limits, dead letters
+
+#[tokio::test]
+async fn an_address_that_asks_too_often_is_told_when_to_come_again() {
+    let settings = [TOKEN_SETTING, ("CHATPULSE_LIMITS__ADMIN_REQUESTS_PER_MINUTE", "3")];
+    let instance = Instance::start(&settings).await;
+    let admin = Admin::of(&instance);
+    for _ in 0..2 {
+        assert_eq!(admin.get("/streamers").await.status, 200);
+    }
+    // A wrong token counts as well.
+    let stranger = admin.stranger("GET", "/admin/api/v1/streamers").with("authorization", "Bearer wrong");
+    stranger.send().await.assert_refused(401);
+    let refused = admin.get("/streamers").await;
+    let wait: u64 = refused.header("retry-after").parse().expect("seconds");
+    assert!((1..=60).contains(&wait), "{wait}");
+    refused.assert_refused(429);
+}
+
+#[tokio::test]
+async fn a_dead_letter_is_seen_and_goes_back_into_the_queue() {
+    let instance = Instance::start(&[TOKEN_SETTING]).await;
+    let admin = Admin::of(&instance);
+    let (streamer, mut overlay) = instance.watched().await;
+    let session = admin.get("/sessions").await.json()["items"][0]["session_id"].clone();
+    let vote = json!({
+        "version": 1, "session": session, "m": "left-over", "s": "for", "w": 1.0, "t": 1_763_700_000_000_i64,
+        "v": "0123456789abcdef0123456789abcdef",
+    });
+    let letter = |payload: &str| {
+        let mut add = redis::cmd("XADD");
+        add.arg("chatpulse:dlq:{votes}").arg("*").arg("payload").arg(payload);
+        add.arg("id").arg("1763700000000-0").arg("reason").arg("a test").arg("tries").arg(5);
+        add
+    };
+    for payload in [vote.to_string(), "what?".to_owned()] {
+        query::<String>(&instance.stores.queue_url, &letter(&payload)).await.expect("Redis takes it");
+    }
+    let first = admin.get("/dead-letters?limit=1").await.json();
+    let shown = &first["items"][0];
+    assert_eq!((&shown["vote"], &shown["reason"], &shown["tries"]), (&vote, &json!("a test"), &json!(5)));
+    let second = admin.get(&format!("/dead-letters?cursor={}", first["next"].as_str().unwrap())).await.json();
+    assert_eq!((&second["items"][0]["vote"], &second["next"]), (&json!("what?"), &Value::Null));
+
+    let retry = async |id: &str| admin.post(&format!("/dead-letters/{id}/retry")).await;
+    let id = shown["id"].as_str().expect("an id").to_owned();
+    assert_eq!(retry(&id).await.status, 204);
+    overlay.frames_until_votes(1).await;
+    assert_eq!(instance.voted(&streamer).await, ["left-over"]);
+    retry(&id).await.assert_refused(404);
+    retry("1-x").await.assert_refused(404);
+    admin.get("/dead-letters?cursor=x").await.assert_refused(400);
 }

@@ -186,7 +186,7 @@ async fn sql_lua_and_rust_agree_on_random_histories() {
     let (database, redis) = (migrated().await, TestRedis::lease().await);
     let clock = database.take_clock(Millis(NOW)).await;
     let options = HotOptions {
-        url: redis.redis_url.clone(),
+        urls: vec![redis.redis_url.clone()],
         pool_size: 2,
         command_timeout: Duration::from_secs(30),
         connect_timeout: Duration::from_secs(30),

@@ -293,13 +293,38 @@ mod strace {
     }
 }
 
-/// Redis commands of connections and of looking whether Redis is there.
-const REDIS_PERIODIC: [&str; 7] =
-    ["ping", "unwatch", "info", "select", "hello", "client|setinfo", "config|resetstat"];
-/// Statements of the directory's feed, the lease, and of asking for the statements.
-const SQL_PERIODIC: [&str; 4] = ["pg_snapshot_xmin", "chatpulse.renew_lease", "pg_stat_statements", "LISTEN"];
-/// In the time of a few thousand chat messages, periodic ones come a few times.
-const PERIODIC_MAX: i64 = 60;
+/// Redis commands of connections, of looking whether Redis is there, and of a tick that asks what changed.
+const REDIS_PERIODIC: [&str; 13] = [
+    "ping",
+    "unwatch",
+    "info",
+    "select",
+    "hello",
+    "client|setinfo",
+    "config|resetstat",
+    "config|get",
+    "fcall",
+    "hmget",
+    "zrangebyscore",
+    "xlen",
+    "xinfo|consumers",
+];
+/// Statements of the directory's feed, the lease, the comparison, and of asking for the statements.
+const SQL_PERIODIC: [&str; 11] = [
+    "pg_snapshot_xmin",
+    "chatpulse.renew_lease",
+    "chatpulse.drop_lapsed",
+    "chatpulse.end_orphans",
+    "pg_stat_statements",
+    "LISTEN",
+    "instances",
+    "live_sessions",
+    "chatpulse.sessions",
+    "up_since",
+    "SELECT $1",
+];
+/// In the time of a few thousand chat messages, what comes with a tick, the most frequent, comes so often at most.
+const PERIODIC_MAX: i64 = 600;
 
 #[tokio::test]
 async fn chat_that_is_no_vote_reaches_neither_redis_nor_postgresql() {

@@ -7,16 +7,17 @@ use chatpulse::domain::sentiment::{Model, Side};
 use chatpulse::domain::session::{self, JournaledVote, Session};
 use chatpulse::domain::streamer::{self, Command, Streamer};
 use chatpulse::domain::time::Millis;
-use chatpulse::journal::sessions::{DirectoryCursor, Entry};
+use chatpulse::journal::sessions::{DirectoryCursor, Entry, News, listen};
 use chatpulse::journal::votes::{Appended, NewVote};
-use chatpulse::journal::{Journal, JournalError};
+use chatpulse::journal::{Journal, JournalError, JournalOptions};
 use serde_json::Value;
 use uuid::Uuid;
 
 use crate::support::database::{
-    MigratedDatabase, append, assert_close, events, fold, hold, journal_at, live, migrated, register,
-    session_of, vote,
+    LEASE, MigratedDatabase, append, assert_close, assert_same_session, events, fold, hold, journal_at, live,
+    migrated, register, session_of, vote,
 };
+use crate::support::eventually;
 use crate::support::servers::{TestDatabase, connect};
 
 use Appended::{Accepted, Duplicate, Late};
@@ -369,7 +370,7 @@ async fn twenty_holds_at_once_start_one_session() {
     let database = migrated().await;
     let journals: Vec<Journal> = (0..5).map(|_| database.journal()).collect();
     let streamer = register(&journals[0], Config::default()).await;
-    let holds = (0..20).map(|n| journals[n % 5].hold(streamer.overlay_uuid));
+    let holds = (0..20).map(|n| journals[n % 5].hold(streamer.overlay_uuid, LEASE));
     let held = futures_util::future::join_all(holds).await;
     let held: Vec<_> = held.into_iter().map(|held| held.unwrap().unwrap()).collect();
     assert_eq!(held.iter().filter(|held| held.started).count(), 1);
@@ -409,7 +410,7 @@ async fn a_session_is_unheld_from_the_last_release_to_the_next_hold() {
     other.release(stage.streamer.id).await.unwrap();
     let again: String = app.query_one(since, &[]).await.unwrap().get(0);
     assert_eq!(again, first, "the time of the first release stays");
-    let held = other.hold(stage.streamer.overlay_uuid).await.unwrap().unwrap();
+    let held = other.hold(stage.streamer.overlay_uuid, LEASE).await.unwrap().unwrap();
     assert!(!held.started);
     assert_eq!(session_of(&held.entry).session_id, stage.session_id);
     assert_eq!(holders(&stage.database).await, (vec![other.instance_id()], false));
@@ -418,15 +419,15 @@ async fn a_session_is_unheld_from_the_last_release_to_the_next_hold() {
 #[tokio::test]
 async fn nothing_is_held_by_an_unknown_url_or_of_a_disabled_streamer() {
     let stage = stage(Config::default()).await;
-    assert_eq!(stage.journal.hold(Uuid::new_v4()).await.unwrap(), None);
+    assert_eq!(stage.journal.hold(Uuid::new_v4(), LEASE).await.unwrap(), None);
     stage.change(Command::Disable).await;
-    let held = stage.journal.hold(stage.streamer.overlay_uuid).await.unwrap().unwrap();
+    let held = stage.journal.hold(stage.streamer.overlay_uuid, LEASE).await.unwrap().unwrap();
     assert!(held.entry.streamer.disabled && held.entry.live.is_none() && !held.started);
     assert!(!stage.journal.reset(stage.streamer.id, "test").await.unwrap());
     stage.journal.release(stage.streamer.id).await.unwrap();
     let rotated = stage.change(Command::RotateOverlay { overlay_uuid: Uuid::new_v4() }).await;
-    assert_eq!(stage.journal.hold(stage.streamer.overlay_uuid).await.unwrap(), None, "the old URL");
-    assert!(stage.journal.hold(rotated.streamer.overlay_uuid).await.unwrap().is_some());
+    assert_eq!(stage.journal.hold(stage.streamer.overlay_uuid, LEASE).await.unwrap(), None, "the old URL");
+    assert!(stage.journal.hold(rotated.streamer.overlay_uuid, LEASE).await.unwrap().is_some());
 }
 
 #[tokio::test]
@@ -456,9 +457,9 @@ async fn a_lease_is_renewed_from_now_on() {
     let sql =
         "SELECT lease_until > clock_timestamp() + interval '50 s', count(*) OVER () FROM chatpulse.instances";
     let app = database.app().await;
-    journal.renew_lease(Duration::from_secs(1)).await.unwrap();
+    journal.renew_lease(Duration::from_secs(1), true).await.unwrap();
     assert!(!app.query_one(sql, &[]).await.unwrap().get::<_, bool>(0));
-    journal.renew_lease(Duration::from_secs(60)).await.unwrap();
+    journal.renew_lease(Duration::from_secs(60), true).await.unwrap();
     let row = app.query_one(sql, &[]).await.unwrap();
     assert!(row.get::<_, bool>(0) && row.get::<_, i64>(1) == 1);
 }
@@ -523,4 +524,170 @@ async fn the_directory_misses_no_change_of_a_slow_transaction() {
     }
     slow.commit().await.unwrap();
     assert!(session_of(&followed(&stage, &mut cursor).await).head.reset_at.is_some());
+}
+
+#[tokio::test]
+async fn an_acknowledged_vote_is_journaled_also_after_the_end() {
+    let stage = stage(Config::default()).await;
+    stage.append(&["a"]).await;
+    let next = stage.next_session().await;
+    let ended = stage.head().await;
+    let in_next = |id: &str| vote(session_of(&next).session_id, id, Side::For, stage.started_at);
+    append(&stage.journal, &[in_next("elsewhere")]).await;
+    let nowhere = vote(Uuid::now_v7(), "x", Side::For, stage.started_at);
+    let votes = [
+        stage.vote("a"),
+        stage.vote("b"),
+        stage.vote("b"),
+        stage.vote("elsewhere"),
+        in_next("b"),
+        in_next("c"),
+        nowhere,
+    ];
+    let answer = stage.journal.append_drained(&votes, "test").await.unwrap();
+    let expected = [Duplicate, Accepted, Duplicate, Duplicate, Duplicate, Accepted, Late];
+    assert_eq!(answer.appended, expected);
+    assert_eq!(stage.journal.append_drained(&votes[..1], "test").await.unwrap().appended, [Duplicate]);
+    assert_eq!(stage.append(&["b", "c", "d"]).await, [Duplicate, Duplicate, Late]);
+
+    let head = stage.head().await;
+    assert_eq!((head.version, head.mood.for_count), (ended.version + 1, 2));
+    assert_eq!(head.ended_at, ended.ended_at);
+    let events = events(&stage.journal, stage.session_id).await;
+    let kinds: Vec<bool> =
+        events.iter().map(|recorded| matches!(recorded.event, session::Event::VotesCast(_))).collect();
+    assert_eq!(kinds, [false, true, false, true], "started, votes, ended, votes");
+    assert_same_session(fold(&events).last().unwrap(), &head);
+}
+
+#[tokio::test]
+async fn only_heads_that_are_newer_are_read() {
+    let stage = stage(Config::default()).await;
+    let other = live(&stage.journal, Config::default()).await;
+    let other_id = session_of(&other).session_id;
+    let newer = async |known: &[(Uuid, i64)]| stage.journal.newer_heads(known).await.unwrap();
+    assert_eq!(newer(&[]).await, []);
+    assert_eq!(newer(&[(stage.session_id, 1), (other_id, 1), (Uuid::now_v7(), 0)]).await, []);
+    stage.append(&["a"]).await;
+    let heads = newer(&[(stage.session_id, 1), (other_id, 1)]).await;
+    assert_eq!((heads.len(), heads[0].session_id), (1, stage.session_id));
+    assert_eq!(heads[0].head, stage.head().await);
+    stage.change(Command::Disable).await;
+    let heads = newer(&[(stage.session_id, 2), (other_id, 0)]).await;
+    assert_eq!(heads.len(), 2);
+    assert!(heads.iter().any(|told| told.session_id == stage.session_id && told.head.ended_at.is_some()));
+}
+
+#[tokio::test]
+async fn the_sums_of_the_directory_tell_each_kind_of_change() {
+    let stage = stage(Config::default()).await;
+    let other = live(&stage.journal, Config::default()).await;
+    register(&stage.journal, Config::default()).await;
+    let mut last = stage.journal.live_digest().await.unwrap();
+    assert_eq!((last.sessions, last.config_versions, last.ordinals), (2, 2, 2));
+    assert_eq!(stage.journal.live_digest().await.unwrap(), last);
+    let mut moved = async |what: &str| {
+        let digest = stage.journal.live_digest().await.unwrap();
+        assert_ne!(digest, last, "{what}");
+        last = digest;
+    };
+    stage.change(Command::RotateOverlay { overlay_uuid: Uuid::new_v4() }).await;
+    moved("another URL").await;
+    stage.change(Command::ChangeConfig { edited_version: 1, config: Config::default() }).await;
+    moved("other settings").await;
+    stage.change(Command::Disable).await;
+    moved("an end").await;
+    stage.change(Command::Enable).await;
+    let entry = stage.journal.entry(stage.streamer.id).await.unwrap().unwrap();
+    stage.journal.hold(entry.streamer.overlay_uuid, LEASE).await.unwrap();
+    moved("a start").await;
+    assert_eq!(last.ordinals, 3);
+
+    let (_, before) = stage.journal.directory_since(None).await.unwrap();
+    stage.journal.reset(stage.streamer.id, "test").await.unwrap();
+    let versions = stage.journal.live_versions().await.unwrap();
+    assert_eq!(versions.len(), 2);
+    let of = |id: Uuid| versions.iter().find(|versions| versions.streamer_id == id).unwrap();
+    let (one, two) = (of(stage.streamer.id), of(other.streamer.id));
+    assert_eq!((one.config_version, one.ordinal, two.config_version, two.ordinal), (2, 2, 1, 1));
+    assert_eq!(two.streamer_version, 2);
+    assert!(!before.covers(one.changed));
+    // A transaction that is under way anywhere on the server holds cursors back.
+    eventually("the cursor covers all changes", async || {
+        let (_, cursor) = stage.journal.directory_since(None).await.unwrap();
+        cursor.covers(one.changed) && cursor.covers(two.changed)
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn entries_are_found_by_streamer_and_live_ones_by_broadcaster() {
+    let stage = stage(Config::default()).await;
+    let idle = register(&stage.journal, Config::default()).await;
+    let live = stage.journal.entry(stage.streamer.id).await.unwrap().unwrap();
+    let mut found =
+        stage.journal.entries(&[idle.id, Uuid::now_v7(), stage.streamer.id, idle.id]).await.unwrap();
+    found.sort_by_key(|entry| entry.live.is_none());
+    assert_eq!((found.len(), &found[0], &found[1].streamer), (2, &live, &idle));
+    let ids = [&stage.streamer, &idle].map(|streamer| streamer.profile.twitch_user_id.clone());
+    assert_eq!(stage.journal.live_broadcasters(&ids).await.unwrap(), [live]);
+    assert_eq!(stage.journal.live_broadcasters(&[]).await.unwrap(), []);
+}
+
+fn one_connection(statement_timeout: Duration) -> JournalOptions {
+    JournalOptions { pool_size: 1, connect_timeout: Duration::from_secs(10), statement_timeout }
+}
+
+#[tokio::test]
+async fn what_is_announced_reaches_who_listens() {
+    let stage = stage(Config::default()).await;
+    let (told, mut heard) = tokio::sync::mpsc::unbounded_channel();
+    let (connected, is_connected) = tokio::sync::oneshot::channel();
+    let url = stage.database.database.app_url.clone();
+    let listening = tokio::spawn(async move {
+        let options = one_connection(Duration::from_secs(30));
+        let connected = move || connected.send(()).unwrap();
+        listen(&url, &options, connected, |news| told.send(news).unwrap()).await
+    });
+    is_connected.await.unwrap();
+    let app = stage.database.app().await;
+    app.batch_execute("NOTIFY chatpulse_heads, 'of another release'").await.unwrap();
+    stage.journal.announce(&[]).await.unwrap();
+    let ids: Vec<Uuid> = (0..450).map(|_| Uuid::now_v7()).collect();
+    stage.journal.announce(&ids).await.unwrap();
+    let mut heads = Vec::new();
+    while heads.len() < ids.len() {
+        match heard.recv().await.unwrap() {
+            News::Heads(more) => heads.extend(more),
+            News::Directory => panic!("nothing in the directory changed"),
+        }
+    }
+    assert_eq!(heads, ids);
+    stage.journal.reset(stage.streamer.id, "test").await.unwrap();
+    assert_eq!(heard.recv().await.unwrap(), News::Directory);
+    listening.abort();
+}
+
+#[tokio::test]
+async fn a_statement_that_waits_for_a_lock_is_busy_and_a_silent_server_away() {
+    let stage = stage(Config::default()).await;
+    let options = one_connection(Duration::from_secs(2));
+    let journal = Journal::new(&stage.database.database.app_url, &options, Uuid::now_v7()).unwrap();
+    journal.ping().await.unwrap();
+    let mut client = stage.database.app().await;
+    let transaction = client.transaction().await.unwrap();
+    transaction.execute("SELECT FROM chatpulse.users FOR UPDATE", &[]).await.unwrap();
+    let error = journal.hold(stage.streamer.overlay_uuid, LEASE).await.unwrap_err();
+    assert!(matches!(error, JournalError::Busy(_)), "{error:?}");
+}
+
+#[tokio::test]
+async fn a_statement_that_a_migration_has_outdated_is_prepared_anew() {
+    let stage = stage(Config::default()).await;
+    let options = one_connection(Duration::from_secs(30));
+    let journal = Journal::new(&stage.database.database.app_url, &options, Uuid::now_v7()).unwrap();
+    let before = journal.head(stage.session_id).await.unwrap();
+    let change = "ALTER TABLE chatpulse.sessions ADD COLUMN later bigint";
+    stage.database.owner().await.batch_execute(change).await.unwrap();
+    assert_eq!(journal.head(stage.session_id).await.unwrap(), before);
 }

@@ -6,10 +6,13 @@ use chatpulse::domain::config::Config;
 use chatpulse::domain::sentiment::Side;
 use chatpulse::journal::JournalError;
 use chatpulse::journal::migrations::{migrate, newest_version};
-use tokio_postgres::Client;
+use tokio_postgres::types::ToSql;
+use tokio_postgres::{Client, Statement};
 use uuid::Uuid;
 
-use crate::support::database::{append, application_role, journal_at, live, migrated, session_of, vote};
+use crate::support::database::{
+    LEASE, append, application_role, journal_at, live, migrated, session_of, vote,
+};
 use crate::support::servers::{TestDatabase, connect, servers};
 
 /// PostgreSQL's code for what a role may not do.
@@ -265,4 +268,121 @@ async fn commits_wait_for_the_disk_whatever_the_server_says() {
     let sql = "SELECT DISTINCT metadata->>'sync' FROM chatpulse.streamer_events";
     let said: String = database.app().await.query_one(sql, &[]).await.unwrap().get(0);
     assert_eq!(said, "on");
+}
+
+/// The schema of the previous release.
+const PREVIOUS: [&str; 6] = [
+    include_str!("../../schema/V1__journal.sql"),
+    include_str!("../../schema/V2__streamers.sql"),
+    include_str!("../../schema/V3__sessions.sql"),
+    include_str!("../../schema/V4__arithmetic.sql"),
+    include_str!("../../schema/V5__votes.sql"),
+    include_str!("../../schema/V6__sessions_and_streamers.sql"),
+];
+const THIS: [&str; 2] =
+    [include_str!("../../schema/V7__many_instances.sql"), include_str!("../../schema/V8__drained_votes.sql")];
+
+/// The previous release's statements on an open connection, prepared once and for all.
+struct PreviousRelease {
+    client: Client,
+    register: Statement,
+    entry: Statement,
+    renew: Statement,
+    hold: Statement,
+    release: Statement,
+    append: Statement,
+    head: Statement,
+}
+
+impl PreviousRelease {
+    async fn connect(url: &str) -> PreviousRelease {
+        let client = connect(url).await;
+        let prepare = async |sql: &str| client.prepare(sql).await.unwrap();
+        PreviousRelease {
+            register: prepare("SELECT chatpulse.append_streamer_event($1, $2, $3, $4, $5, $6)").await,
+            entry: prepare("SELECT * FROM chatpulse.directory WHERE streamer_id = $1").await,
+            renew: prepare("SELECT chatpulse.renew_lease($1, make_interval(secs => $2))").await,
+            hold: prepare("SELECT * FROM chatpulse.hold($1, $2, $3, $4, $5)").await,
+            release: prepare("SELECT chatpulse.release($1, $2)").await,
+            append: prepare("SELECT * FROM chatpulse.append_votes($1, $2, $3, $4, $5, $6, $7, $8)").await,
+            head: prepare("SELECT * FROM chatpulse.sessions WHERE session_id = $1").await,
+            client,
+        }
+    }
+
+    /// Registers a streamer; holds, votes, reads and lets go of the session. Answers the streamer and the
+    /// session, which nobody holds then.
+    async fn run(&self) -> (Uuid, Uuid) {
+        let (id, overlay, instance, session) =
+            (Uuid::now_v7(), Uuid::new_v4(), Uuid::now_v7(), Uuid::now_v7());
+        let config = serde_json::json!({
+            "version": 1, "for_triggers": ["yes"], "against_triggers": ["no"], "for_label": "Yes",
+            "against_label": "No", "model": "decay", "vote_delta": 10.0, "decay_speed": 1.0,
+            "window_seconds": 30, "display": "combined", "theme": "dark",
+        });
+        let registered = serde_json::json!({
+            "twitch_user_id": id.simple().to_string(), "login": "login", "display_name": "Name",
+            "overlay_uuid": overlay, "config": config,
+        });
+        let meta = serde_json::json!({});
+        let one = async |statement: &Statement, params: &[&(dyn ToSql + Sync)]| {
+            self.client.query_one(statement, params).await.unwrap()
+        };
+        one(&self.register, &[&id, &0i64, &"StreamerRegistered", &1, &registered, &meta]).await;
+        assert!(one(&self.renew, &[&instance, &15f64]).await.get::<_, i64>(0) > 0);
+        let held = one(&self.hold, &[&overlay, &instance, &session, &[1u8; 32].as_slice(), &meta]).await;
+        assert_eq!((held.get::<_, Uuid>("session_id"), held.get::<_, i32>("holders")), (session, 1));
+        let votes: [&(dyn ToSql + Sync); 8] = [
+            &vec![session],
+            &vec![Uuid::now_v7()],
+            &vec!["a"],
+            &vec![true],
+            &vec![1f64],
+            &vec![0i64],
+            &vec!["viewer"],
+            &meta,
+        ];
+        assert_eq!(one(&self.append, &votes).await.get::<_, Vec<i64>>("accepted"), [1]);
+        assert_eq!(one(&self.head, &[&session]).await.get::<_, i64>("version"), 2);
+        assert_eq!(one(&self.entry, &[&id]).await.get::<_, i32>("holders"), 1);
+        one(&self.release, &[&id, &instance]).await;
+        assert_eq!(one(&self.entry, &[&id]).await.get::<_, i32>("holders"), 0);
+        (id, session)
+    }
+}
+
+#[tokio::test]
+async fn the_previous_release_goes_on_over_the_migration_and_beside_this_one() {
+    let database = TestDatabase::create().await;
+    let mut owner = connect(&database.owner_url).await;
+    owner.batch_execute("CREATE SCHEMA chatpulse").await.unwrap();
+    for file in PREVIOUS {
+        owner.batch_execute(file).await.unwrap();
+    }
+    let grant = async |owner: &Client| {
+        let Some(role) = application_role() else { return };
+        owner.execute("SELECT chatpulse.grant_application($1::text::name)", &[&role]).await.unwrap();
+    };
+    grant(&owner).await;
+    let previous = PreviousRelease::connect(&database.app_url).await;
+    let (before, _) = previous.run().await;
+    let gone = "UPDATE chatpulse.live_sessions SET holders = ARRAY[gen_random_uuid()], unheld_since = NULL";
+    owner.batch_execute(gone).await.unwrap();
+
+    for file in THIS {
+        let migration = owner.transaction().await.unwrap();
+        migration.batch_execute(file).await.unwrap();
+        migration.commit().await.unwrap();
+    }
+    let (during, session_id) = previous.run().await;
+    grant(&owner).await;
+
+    let journal = journal_at(&database.app_url);
+    let held = journal.hold_streamer(during, LEASE).await.unwrap().unwrap();
+    assert!(!held.started);
+    let live = session_of(&held.entry);
+    assert_eq!((live.session_id, live.holders.version), (session_id, 3), "let go by one, held by the other");
+    let lapsed = journal.drop_lapsed().await.unwrap();
+    assert_eq!(lapsed.iter().map(|holders| holders.streamer_id).collect::<Vec<_>>(), [before]);
+    assert!(lapsed[0].instances.is_empty() && lapsed[0].unheld_since.is_some());
 }

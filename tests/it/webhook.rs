@@ -30,6 +30,9 @@ async fn instance() -> Shared {
     INSTANCE.get(&[("CHATPULSE_SESSION__DEBOUNCE_MS", "60000")]).await
 }
 
+/// No queue takes votes while the journal is away.
+const NO_QUEUE: (&str, &str) = ("CHATPULSE_REDIS__QUEUE_IS_DURABLE", "no");
+
 #[tokio::test]
 async fn a_vote_is_in_the_journal_when_its_204_comes() {
     let instance = instance().await;
@@ -627,7 +630,7 @@ async fn votes_are_counted_by_what_became_of_them() {
 
 #[tokio::test]
 async fn a_vote_that_cannot_be_made_durable_is_503_and_its_redelivery_counts_once() {
-    let instance = Instance::start(&[]).await;
+    let instance = Instance::start(&[NO_QUEUE]).await;
     let (streamer, _overlay) = instance.watched().await;
     let twitch = instance.twitch();
     let blocker = instance.sql().await;
@@ -654,7 +657,7 @@ async fn a_frozen_postgresql_makes_votes_503_and_their_redelivery_counts_once() 
     if !servers().private {
         return; // Its processes are not ours.
     }
-    let instance = Instance::start(&[("CHATPULSE_DATABASE__POOL_SIZE", "1")]).await;
+    let instance = Instance::start(&[NO_QUEUE, ("CHATPULSE_DATABASE__POOL_SIZE", "1")]).await;
     let (streamer, _overlay) = instance.watched().await;
     let twitch = instance.twitch();
     let sql = "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND application_name = 'chatpulse'";

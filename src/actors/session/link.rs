@@ -2,17 +2,17 @@
 
 use std::sync::Arc;
 
-use actix::Addr;
+use actix::Recipient;
 use uuid::Uuid;
 
 use crate::actors::outbox::Outbox;
-use crate::actors::overlay::{Look, OverlayActor};
+use crate::actors::overlay::Look;
 
 /// One overlay as its session sees it.
 pub(super) struct OverlayLink {
     pub(super) overlay_uuid: Uuid,
     pub(super) outbox: Arc<Outbox>,
-    pub(super) address: Addr<OverlayActor>,
+    pub(super) address: Recipient<Look>,
 }
 
 impl OverlayLink {

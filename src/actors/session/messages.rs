@@ -1,15 +1,15 @@
 //! What a session actor is told.
 
 use std::sync::Arc;
-use std::time::Instant;
+use tokio::time::Instant;
 
-use actix::{Addr, Message};
+use actix::{Message, Recipient};
 use tokio::sync::oneshot;
 use uuid::Uuid;
 
 use crate::actors::directory::LiveEntry;
 use crate::actors::outbox::{Close, Outbox};
-use crate::actors::overlay::OverlayActor;
+use crate::actors::overlay::Look;
 use crate::domain::sentiment::Side;
 use crate::domain::session::Session;
 use crate::journal::sessions::Entry;
@@ -25,6 +25,8 @@ pub enum VoteOutcome {
     Duplicate,
     /// Its session has ended.
     Late,
+    /// It is in the durable queue, and will be journaled when PostgreSQL is back.
+    Queued,
     /// It could not be made durable; Twitch has to deliver it again.
     Unavailable,
 }
@@ -56,10 +58,22 @@ pub struct Decided {
     pub arrived: Instant,
 }
 
+/// The session's head has moved: another instance journaled votes, or the queue was drained.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct Follow {
+    pub session_id: Uuid,
+    pub head: Session,
+}
+
 /// What the journal says of the streamer.
 #[derive(Message)]
 #[rtype(result = "()")]
-pub struct Adopt(pub Arc<Entry>);
+pub struct Adopt {
+    pub entry: Arc<Entry>,
+    /// What the directory made of it: the live session; none when it is over.
+    pub live: Option<Arc<LiveEntry>>,
+}
 
 /// An overlay wants frames.
 #[derive(Message)]
@@ -68,7 +82,7 @@ pub struct Join {
     pub overlay_id: Uuid,
     pub overlay_uuid: Uuid,
     pub outbox: Arc<Outbox>,
-    pub address: Addr<OverlayActor>,
+    pub address: Recipient<Look>,
 }
 
 /// An overlay has not had a hello for a while. A page can't see pings: this is how it knows that its
@@ -90,6 +104,20 @@ pub struct Leave {
 #[derive(Message)]
 #[rtype(result = "()")]
 pub struct Tick;
+
+/// All overlays need a new base: what they were shown may be out of date.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct HelloAll;
+
+/// Close one of `shares` equal shares of the overlays, the one with this number.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct CloseShare {
+    pub close: Close,
+    pub share: u64,
+    pub shares: u64,
+}
 
 /// Close all overlays.
 #[derive(Message)]

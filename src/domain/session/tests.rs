@@ -114,12 +114,17 @@ fn an_ended_session_refuses_everything() {
 }
 
 #[test]
-fn votes_journaled_after_the_end_still_count() {
-    let votes = vec![vote(900, Side::For)];
-    let late = VotesCast { votes, at: at(1_100), value: 0.0, for_count: 1, against_count: 0 };
-    let session = evolve(Some(given([(Command::End, 1_000)])), &Event::VotesCast(late)).unwrap();
-    assert_eq!((session.version, session.mood.for_count), (3, 1));
+fn votes_acknowledged_before_are_journaled_also_after_the_end() {
+    let ended = given([(cast(&[vote(0, Side::For)]), 0), (Command::End, 1_000)]);
+    let drained = Command::CastDrained { votes: vec![vote(900, Side::For)] };
+    let events = decide(drained.clone(), Some(&ended), at(2_000)).unwrap();
+    let session = evolve(Some(ended), &events[0]).unwrap();
+    assert_eq!((session.version, session.mood.for_count, session.mood.at), (4, 2, at(2_000)));
     assert_eq!(session.ended_at, Some(at(1_000)));
+    assert_eq!(only_cast(events).value, session.mood.value);
+    let live = given([]);
+    let votes = vec![vote(900, Side::For)];
+    assert_eq!(decide(drained, Some(&live), at(2_000)), decide(cast(&votes), Some(&live), at(2_000)));
 }
 
 #[test]

@@ -1,18 +1,25 @@
 //! Who may use the admin API.
 
-use actix_web::Error;
+use std::time::Duration;
+
 use actix_web::body::{BoxBody, MessageBody};
 use actix_web::dev::{ServiceRequest, ServiceResponse};
 use actix_web::http::StatusCode;
 use actix_web::http::header::{self, HeaderMap, HeaderValue};
 use actix_web::middleware::Next;
 use actix_web::web::Data;
+use actix_web::{Error, HttpRequest};
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 
+use crate::hot::limits::Limit;
+use crate::http::client_address::client_address;
 use crate::http::problem::Problem;
 use crate::http::state::State;
 use crate::settings::Secret;
+
+/// In which the requests of an address are counted.
+const WINDOW: Duration = Duration::from_secs(60);
 
 /// The middleware that lets in who has the token.
 ///
@@ -22,11 +29,34 @@ pub async fn let_in<B: MessageBody + 'static>(
     request: ServiceRequest,
     next: Next<B>,
 ) -> Result<ServiceResponse<BoxBody>, Error> {
-    let state = request.app_data::<Data<State>>();
-    let token = state.and_then(|state| state.settings.admin.bootstrap_token.as_ref());
-    match check(token, request.headers()) {
+    let state = request.app_data::<Data<State>>().cloned();
+    let token = state.as_ref().and_then(|state| state.settings.admin.bootstrap_token.as_ref());
+    let allowed = match &state {
+        Some(state) => count(state, request.request()).await,
+        None => Ok(()),
+    };
+    match allowed.and_then(|()| check(token, request.headers())) {
         Ok(()) => next.call(request).await.map(ServiceResponse::map_into_boxed_body),
         Err(refused) => Ok(request.error_response(refused)),
+    }
+}
+
+/// Counts a request of an address, whether its token is right or not.
+async fn count(state: &State, request: &HttpRequest) -> Result<(), Problem> {
+    let address = client_address(request, &state.settings.http.trusted_proxies);
+    let max = state.settings.limits.admin_requests_per_minute;
+    let limit = Limit { module: "admin", window: WINDOW, max };
+    match state.limits.check(&limit, &address.to_string(), state.services.clock.now()).await {
+        Ok(verdict) if !verdict.allowed => {
+            let detail = "Too many requests came from this address.";
+            Err(Problem::new(StatusCode::TOO_MANY_REQUESTS, detail).retry_after(verdict.retry_after))
+        }
+        Ok(_) => Ok(()),
+        // When much is down this API is needed most; a token of 32 characters is not guessed meanwhile.
+        Err(error) => {
+            tracing::debug!(%error, "requests to the admin API can't be counted");
+            Ok(())
+        }
     }
 }
 

@@ -1,10 +1,11 @@
 //! The admin API, `/admin/api/v1`: JSON for operators, behind a bearer token.
 //!
-//! Reading order: [`auth`] (who is let in), [`streamers`] and [`sessions`] (the routes), [`shapes`]
-//! (what they answer), [`input`] (what they take), and of HTTP [`body`], [`paging`], [`precondition`].
+//! Reading order: [`auth`] (who is let in), [`streamers`], [`sessions`] and
+//! [`dead_letters`] (the routes), [`shapes`] (what they answer), [`input`] (what they take), and of HTTP [`body`], [`paging`], [`precondition`].
 
 mod auth;
 mod body;
+mod dead_letters;
 mod input;
 mod paging;
 mod precondition;
@@ -29,6 +30,7 @@ pub fn configure(routes: &mut web::ServiceConfig) {
             // Around the line above: refusals are not to be stored either.
             .wrap(headers)
             .configure(streamers::configure)
-            .configure(sessions::configure),
+            .configure(sessions::configure)
+            .configure(dead_letters::configure),
     );
 }

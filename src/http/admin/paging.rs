@@ -1,6 +1,7 @@
 //! Lists that are read page by page: `?limit=…&cursor=…`.
 
 use std::future::{Ready, ready};
+use std::str::FromStr;
 
 use actix_web::dev::Payload;
 use actix_web::web::Query;
@@ -13,20 +14,20 @@ use crate::http::problem::Problem;
 const LIMIT_DEFAULT: usize = 50;
 const LIMIT_MAX: usize = 200;
 
-/// Which part of a list is asked for.
+/// Which part of a list is asked for; its items have ids of this type.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Page {
+pub struct Page<Id = Uuid> {
     limit: usize,
     /// The last item of the page before.
-    pub after: Option<Uuid>,
+    pub after: Option<Id>,
 }
 
 /// A page of a list.
 #[derive(Debug, Serialize)]
-pub struct Listed<T> {
+pub struct Listed<T, Id = Uuid> {
     pub items: Vec<T>,
     /// What to send as `cursor` for the next page; null after the last one.
-    pub next: Option<Uuid>,
+    pub next: Option<Id>,
 }
 
 #[derive(Deserialize)]
@@ -37,8 +38,8 @@ struct Asked {
     cursor: Option<String>,
 }
 
-impl Page {
-    fn parse(query: &str) -> Result<Page, Problem> {
+impl<Id: FromStr> Page<Id> {
+    fn parse(query: &str) -> Result<Page<Id>, Problem> {
         let Ok(Query(asked)) = Query::<Asked>::from_query(query) else {
             return Err(Problem::bad_request("Only `limit` and `cursor` are understood, each at most once."));
         };
@@ -46,7 +47,7 @@ impl Page {
         let limit = limit.ok().filter(|limit| (1..=LIMIT_MAX).contains(limit)).ok_or_else(|| {
             Problem::bad_request(format!("`limit` has to be a whole number from 1 to {LIMIT_MAX}."))
         })?;
-        let after = asked.cursor.filter(|cursor| !cursor.is_empty()).map(|cursor| Uuid::try_parse(&cursor));
+        let after = asked.cursor.filter(|cursor| !cursor.is_empty()).map(|cursor| cursor.parse());
         let after = after
             .transpose()
             .map_err(|_| Problem::bad_request("`cursor` has to be what the page before gave as `next`."))?;
@@ -59,7 +60,7 @@ impl Page {
     }
 
     /// Takes the item too many away again, and says where the next page begins.
-    pub fn cut<T>(&self, mut items: Vec<T>, id: impl Fn(&T) -> Uuid) -> (Vec<T>, Option<Uuid>) {
+    pub fn cut<T>(&self, mut items: Vec<T>, id: impl Fn(&T) -> Id) -> (Vec<T>, Option<Id>) {
         let more = items.len() > self.limit;
         items.truncate(self.limit);
         let next = items.last().map(id).filter(|_| more);
@@ -67,9 +68,9 @@ impl Page {
     }
 }
 
-impl FromRequest for Page {
+impl<Id: FromStr> FromRequest for Page<Id> {
     type Error = Problem;
-    type Future = Ready<Result<Page, Problem>>;
+    type Future = Ready<Result<Page<Id>, Problem>>;
 
     fn from_request(request: &HttpRequest, _: &mut Payload) -> Self::Future {
         ready(Page::parse(request.query_string()))
@@ -88,7 +89,7 @@ mod tests {
         assert_eq!(Page::parse("limit=1&after=").unwrap(), page(1, None));
         assert_eq!(Page::parse(&format!("after={id}&limit=200")).unwrap(), page(200, Some(id)));
         for wrong in ["limit=0", "limit=201", "limit=-1", "limit=x", "limit=", "after=x", "limit=1&limit=2"] {
-            assert!(Page::parse(wrong).is_err(), "{wrong}");
+            assert!(Page::<Uuid>::parse(wrong).is_err(), "{wrong}");
         }
     }
 

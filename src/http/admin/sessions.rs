@@ -26,7 +26,7 @@ pub fn configure(routes: &mut web::ServiceConfig) {
 
 /// The live sessions, by streamer: the cursor is a streamer's id.
 async fn list(state: Data<State>, page: Page) -> Result<HttpResponse, Problem> {
-    let entries = state.services.journal.live_sessions(page.after, page.fetch()).await?;
+    let entries = state.journal.live_sessions(page.after, page.fetch()).await?;
     let (entries, next) = page.cut(entries, |entry| entry.streamer.id);
     let live = entries.iter().filter_map(|entry| entry.live.as_ref());
     let items = join_all(live.map(|live| live_shape(&state, live))).await;
@@ -35,13 +35,13 @@ async fn list(state: Data<State>, page: Page) -> Result<HttpResponse, Problem> {
 
 /// A session, live or over.
 async fn show(state: Data<State>, session_id: Path<Uuid>) -> Result<HttpResponse, Problem> {
-    let journal = &state.services.journal;
+    let journal = &state.journal;
     let entry = journal.live_session(*session_id).await?;
     if let Some(live) = entry.and_then(|entry| entry.live) {
         return Ok(HttpResponse::Ok().json(live_shape(&state, &live).await));
     }
     match journal.head(*session_id).await? {
-        Some(head) => Ok(HttpResponse::Ok().json(SessionShape::of(*session_id, &head, 0, 0))),
+        Some(head) => Ok(HttpResponse::Ok().json(SessionShape::of(*session_id, &head, None, 0))),
         None => Err(Problem::not_found("There is no such session.")),
     }
 }
@@ -49,7 +49,7 @@ async fn show(state: Data<State>, session_id: Path<Uuid>) -> Result<HttpResponse
 /// A live session with its overlays on this instance.
 pub async fn live_shape(state: &State, live: &LiveSession) -> SessionShape {
     let overlays = overlays(state, live.head.streamer_id).await;
-    SessionShape::of(live.session_id, &live.head, live.holders, overlays)
+    SessionShape::of(live.session_id, &live.head, Some(&live.holders), overlays)
 }
 
 async fn overlays(state: &State, streamer_id: Uuid) -> usize {

@@ -3,6 +3,7 @@
 use serde::Serialize;
 use uuid::Uuid;
 
+use crate::domain::holders::Holders;
 use crate::domain::session::Session;
 use crate::domain::streamer::Streamer;
 use crate::http::state::State;
@@ -46,7 +47,10 @@ pub struct SessionShape {
     #[serde(skip_serializing_if = "Option::is_none")]
     ended_at: Option<i64>,
     /// Instances that hold it.
-    holders: i32,
+    holders: usize,
+    /// Since when nobody has held it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    last_disconnect: Option<i64>,
     /// Overlays connected to the instance that answers.
     overlays: usize,
     /// As it was at `at`.
@@ -59,13 +63,14 @@ pub struct SessionShape {
 }
 
 impl SessionShape {
-    pub fn of(session_id: Uuid, head: &Session, holders: i32, overlays: usize) -> SessionShape {
+    pub fn of(session_id: Uuid, head: &Session, holders: Option<&Holders>, overlays: usize) -> SessionShape {
         SessionShape {
             session_id,
             streamer_id: head.streamer_id,
             started_at: head.started_at.0,
             ended_at: head.ended_at.map(|at| at.0),
-            holders,
+            holders: holders.map_or(0, |holders| holders.instances.len()),
+            last_disconnect: holders.and_then(|holders| holders.unheld_since).map(|since| since.0),
             overlays,
             value: head.mood.value,
             at: head.mood.at.0,
@@ -98,15 +103,25 @@ mod tests {
             reset_at: None,
             ended_at: None,
         };
-        let shown =
-            |head: &Session| serde_json::to_value(SessionShape::of(Uuid::from_u128(1), head, 2, 5)).unwrap();
+        let mut holders = Holders {
+            streamer_id: head.streamer_id,
+            ordinal: 1,
+            version: 3,
+            instances: vec![Uuid::from_u128(8), Uuid::from_u128(9)],
+            unheld_since: None,
+        };
+        let shown = |head: &Session, holders: &Holders| {
+            serde_json::to_value(SessionShape::of(Uuid::from_u128(1), head, Some(holders), 5)).unwrap()
+        };
         let live = serde_json::json!({
             "session_id": Uuid::from_u128(1), "streamer_id": Uuid::from_u128(2), "started_at": 1_000,
             "holders": 2, "overlays": 5, "value": 37.5, "at": 2_500, "for": 12, "against": 3,
             "version": (1_i64 << 32) + 12,
         });
-        assert_eq!(shown(&head), live);
+        assert_eq!(shown(&head, &holders), live);
         head.ended_at = Some(Millis(9_000));
-        assert_eq!(shown(&head)["ended_at"], 9_000);
+        assert_eq!(shown(&head, &holders)["ended_at"], 9_000);
+        holders.unheld_since = Some(Millis(8_000));
+        assert_eq!(shown(&head, &holders)["last_disconnect"], 8_000);
     }
 }

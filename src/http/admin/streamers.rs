@@ -35,7 +35,7 @@ pub fn configure(routes: &mut web::ServiceConfig) {
 }
 
 async fn list(state: Data<State>, page: Page) -> Result<HttpResponse, Problem> {
-    let streamers = state.services.journal.streamers(page.after, page.fetch()).await?;
+    let streamers = state.journal.streamers(page.after, page.fetch()).await?;
     let (streamers, next) = page.cut(streamers, |streamer| streamer.id);
     let items: Vec<StreamerShape> =
         streamers.into_iter().map(|streamer| StreamerShape::of(streamer, &state)).collect();
@@ -48,7 +48,7 @@ async fn create(
     JsonBody(body): JsonBody,
 ) -> Result<HttpResponse, Problem> {
     let new = input::new_streamer(body).map_err(Problem::invalid)?;
-    let (streamer, created) = state.services.journal.register(new.profile, new.config, id.as_str()).await?;
+    let (streamer, created) = state.journal.register(new.profile, new.config, id.as_str()).await?;
     if !created {
         return Ok(answer(StatusCode::OK, streamer, &state));
     }
@@ -62,7 +62,7 @@ async fn create(
 }
 
 async fn show(state: Data<State>, id: Path<Uuid>) -> Result<HttpResponse, Problem> {
-    let entry = state.services.journal.entry(*id).await?.ok_or(Refusal::Unknown)?;
+    let entry = state.journal.entry(*id).await?.ok_or(Refusal::Unknown)?;
     Ok(answer(StatusCode::OK, entry.streamer, &state))
 }
 
@@ -88,7 +88,7 @@ async fn save(
     config: Config,
     id: &RequestId,
 ) -> Result<Streamer, Problem> {
-    let journal = &state.services.journal;
+    let journal = &state.journal;
     let mut current = journal.entry(streamer_id).await?.ok_or(Refusal::Unknown)?.streamer.config.version;
     for _ in 0..ATTEMPTS {
         if !condition.allows(current) {
@@ -105,7 +105,7 @@ async fn save(
 }
 
 async fn reset(state: Data<State>, streamer_id: Path<Uuid>, id: RequestId) -> Result<HttpResponse, Problem> {
-    let journal = &state.services.journal;
+    let journal = &state.journal;
     let done = journal.reset(*streamer_id, id.as_str()).await?;
     let entry = journal.entry(*streamer_id).await?.ok_or(Refusal::Unknown)?;
     if done {
@@ -139,7 +139,7 @@ async fn change(
     command: Command,
     id: &RequestId,
 ) -> Result<HttpResponse, Problem> {
-    let entry = state.services.journal.change_streamer(streamer_id, command, id.as_str()).await?;
+    let entry = state.journal.change_streamer(streamer_id, command, id.as_str()).await?;
     refresh(state).await;
     Ok(answer(StatusCode::OK, entry.streamer, state))
 }

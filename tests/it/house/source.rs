@@ -146,7 +146,7 @@ pub fn idents(tokens: &[TokenTree]) -> Vec<(String, usize)> {
 }
 
 fn is_test_file(path: &str) -> bool {
-    path.ends_with("/tests.rs") || path.ends_with("_tests.rs")
+    path.ends_with("/tests.rs") || path.ends_with("_tests.rs") || path.contains("/tests/")
 }
 
 pub fn ident(token: Option<&TokenTree>) -> Option<String> {

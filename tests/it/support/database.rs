@@ -22,6 +22,9 @@ use super::servers::{TestDatabase, connect, servers};
 /// Numbers that have to agree differ by no more than this.
 pub const TOLERANCE: f64 = 1e-9;
 
+/// The lease of a test's instance: on the real clock it outlives the test.
+pub const LEASE: Duration = Duration::from_secs(600);
+
 /// The one database that was migrated; it goes with the last test that uses a copy.
 static TEMPLATE: Mutex<Weak<TestDatabase>> = Mutex::const_new(Weak::new());
 
@@ -80,14 +83,19 @@ impl MigratedDatabase {
         connect(&self.database.owner_url).await
     }
 
-    /// Puts a clock in the place of the journal's own, to be set by hand.
+    /// Puts a clock in the place of the journal's own, to be set by hand. By this clock the server
+    /// has been up since 1970.
     pub async fn take_clock(&self, now: Millis) -> TestClock {
         let owner = self.owner().await;
+        // Setting it shall be quick: nothing of it has to outlive a crash.
         let sql = format!(
-            "CREATE TABLE public.test_clock AS SELECT {}::bigint AS now_ms;
+            "SET synchronous_commit = off;
+             CREATE UNLOGGED TABLE public.test_clock AS SELECT {}::bigint AS now_ms, 0::bigint AS up_ms;
              GRANT SELECT ON public.test_clock TO PUBLIC;
              CREATE OR REPLACE FUNCTION chatpulse.clock_ms() RETURNS bigint
-             LANGUAGE sql VOLATILE AS 'SELECT now_ms FROM public.test_clock'",
+             LANGUAGE sql VOLATILE AS 'SELECT now_ms FROM public.test_clock';
+             CREATE OR REPLACE FUNCTION chatpulse.up_since() RETURNS timestamptz
+             LANGUAGE sql STABLE AS 'SELECT to_timestamp(up_ms / 1000.0) FROM public.test_clock'",
             now.0
         );
         owner.batch_execute(&sql).await.expect("the clock is exchanged");
@@ -104,6 +112,11 @@ impl TestClock {
     /// Makes it `now`, which may be earlier than before.
     pub async fn set(&self, now: Millis) {
         self.owner.execute("UPDATE public.test_clock SET now_ms = $1", &[&now.0]).await.unwrap();
+    }
+
+    /// Makes it so that the server has been up since now.
+    pub async fn restart(&self) {
+        self.owner.execute("UPDATE public.test_clock SET up_ms = now_ms", &[]).await.unwrap();
     }
 }
 
@@ -128,7 +141,7 @@ pub async fn live(journal: &Journal, config: Config) -> Entry {
 
 /// A streamer's live session, held by the journal's instance.
 pub async fn hold(journal: &Journal, streamer: &Streamer) -> Entry {
-    journal.hold(streamer.overlay_uuid).await.unwrap().expect("the overlay's URL is known").entry
+    journal.hold(streamer.overlay_uuid, LEASE).await.unwrap().expect("the overlay's URL is known").entry
 }
 
 /// The live session of an entry that has one.

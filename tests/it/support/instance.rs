@@ -11,6 +11,7 @@ use serde_json::Value;
 use tokio_postgres::Client;
 use uuid::Uuid;
 
+use super::database::migrated;
 use super::overlay::Overlay;
 use super::servers::{PROGRAM, TestDatabase, TestRedis, connect};
 use super::twitch::{SECRET, Twitch};
@@ -40,6 +41,31 @@ impl Stores {
             redis_url: redis.redis_url.clone(),
             queue_url: redis.queue_url.clone(),
             _guard: Box::new((database, redis)),
+        }
+    }
+
+    /// As [`Stores::fresh`], with the newest schema.
+    pub async fn migrated() -> Stores {
+        let (database, redis) = (migrated().await, TestRedis::lease().await);
+        Stores {
+            app_url: database.database.app_url.clone(),
+            owner_url: database.database.owner_url.clone(),
+            superuser_url: database.database.superuser_url.clone(),
+            redis_url: redis.redis_url.clone(),
+            queue_url: redis.queue_url.clone(),
+            _guard: Box::new((database, redis)),
+        }
+    }
+
+    /// The same stores for another instance; they stay as long as the first ones.
+    pub fn shared(&self) -> Stores {
+        Stores {
+            app_url: self.app_url.clone(),
+            owner_url: self.owner_url.clone(),
+            superuser_url: self.superuser_url.clone(),
+            redis_url: self.redis_url.clone(),
+            queue_url: self.queue_url.clone(),
+            _guard: Box::new(()),
         }
     }
 
@@ -116,9 +142,14 @@ impl Instance {
 
     /// Migrates the given stores and starts an instance on them that is ready.
     pub async fn start_on(stores: Stores, settings: &[(&str, &str)]) -> Instance {
-        let settings = stores.environment(settings);
-        let migrated = program(&["migrate"], &settings).await;
+        let migrated = program(&["migrate"], &stores.environment(settings)).await;
         assert_eq!(migrated.code, Some(0), "{migrated:?}");
+        Instance::start_on_migrated(stores, settings).await
+    }
+
+    /// Starts an instance that is ready on stores with the newest schema.
+    pub async fn start_on_migrated(stores: Stores, settings: &[(&str, &str)]) -> Instance {
+        let settings = stores.environment(settings);
         let anywhere = SocketAddr::from(([127, 0, 0, 1], 0));
         let mut instance = Instance {
             public: anywhere,
@@ -158,6 +189,14 @@ impl Instance {
         eventually("the instance is ready", async || twitch.get("/health/ready").await.status == 200).await;
     }
 
+    /// Changes settings, from the next start on.
+    pub fn set(&mut self, settings: &[(&str, &str)]) {
+        for (key, value) in settings {
+            self.settings.retain(|(known, _)| known != key);
+            self.settings.push(((*key).into(), (*value).into()));
+        }
+    }
+
     /// Kills the process at once, as a power cut does.
     pub fn kill(&mut self) {
         self.process = None;
@@ -165,7 +204,7 @@ impl Instance {
 
     /// The process's id.
     pub fn pid(&self) -> u32 {
-        self.process.as_ref().expect("the instance runs").child.id()
+        self.process.as_ref().expect("the instance runs").id()
     }
 
     /// Asks the process to stop; [`Instance::stopped`] awaits it.
@@ -320,14 +359,15 @@ pub fn signal(name: &str, pid: u32) {
 }
 
 /// A child process, killed when dropped, and also when this test process dies before.
-struct Process {
+pub struct Process {
     child: Child,
     /// Waits for the end of its standard input, then kills the child.
     watchdog: Child,
 }
 
 impl Process {
-    fn start(command: &mut Command, log: Arc<Mutex<Vec<String>>>) -> Process {
+    /// Starts a program; what it writes to its standard error goes to the log.
+    pub fn start(command: &mut Command, log: Arc<Mutex<Vec<String>>>) -> Process {
         let mut child =
             command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("the program starts");
         let stderr = child.stderr.take().expect("standard error is piped");
@@ -345,7 +385,13 @@ impl Process {
         Process { child, watchdog }
     }
 
-    fn ended(&mut self) -> Option<ExitStatus> {
+    /// The process's id.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// How it ended, if it has.
+    pub fn ended(&mut self) -> Option<ExitStatus> {
         self.child.try_wait().expect("a child can be waited for")
     }
 }

@@ -24,21 +24,31 @@ pub struct Overlay {
 impl Overlay {
     /// Opens the socket of an overlay's URL; a refusal is its HTTP status.
     pub async fn open(address: SocketAddr, path: &str, headers: &[(&str, &str)]) -> Result<Overlay, u16> {
+        match timeout(PATIENCE, Overlay::try_open(address, path, headers))
+            .await
+            .expect("the instance answers")
+        {
+            Ok(overlay) => Ok(overlay),
+            Err(Error::Http(response)) => Err(response.status().as_u16()),
+            Err(error) => panic!("the socket can't be opened: {error}"),
+        }
+    }
+
+    /// Opens the socket of an overlay's URL on an instance that may be gone.
+    pub async fn try_open(
+        address: SocketAddr,
+        path: &str,
+        headers: &[(&str, &str)],
+    ) -> Result<Overlay, Error> {
         let url = format!("ws://{address}/ws/overlay/{path}");
         let mut request = url.into_client_request().expect("a URL");
         for (name, value) in headers {
             let name: HeaderName = name.parse().expect("a header's name");
             request.headers_mut().insert(name, HeaderValue::from_str(value).expect("a header's value"));
         }
-        let opening = async {
-            let stream = TcpStream::connect(address).await.expect("the instance takes connections");
-            client_async(request, stream).await
-        };
-        match timeout(PATIENCE, opening).await.expect("the instance answers") {
-            Ok((socket, _)) => Ok(Overlay { socket, hello: Value::Null }),
-            Err(Error::Http(response)) => Err(response.status().as_u16()),
-            Err(error) => panic!("the socket can't be opened: {error}"),
-        }
+        let stream = TcpStream::connect(address).await?;
+        let (socket, _) = client_async(request, stream).await?;
+        Ok(Overlay { socket, hello: Value::Null })
     }
 
     /// The next frame, which has to be of this type.

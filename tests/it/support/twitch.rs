@@ -1,6 +1,7 @@
 //! A Twitch for the tests: it signs what it is told to say, and keeps its connections.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use chatpulse::twitch::signature;
 use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
@@ -177,13 +178,18 @@ pub struct Twitch {
 
 impl Twitch {
     pub fn new(address: SocketAddr) -> Twitch {
+        Twitch::patient(address, PATIENCE)
+    }
+
+    /// One that gives up a request after this time.
+    pub fn patient(address: SocketAddr, patience: Duration) -> Twitch {
         // Err: the process has its provider already.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let client = reqwest::Client::builder()
             .http1_only()
             .no_proxy()
             .tls_certs_only([])
-            .timeout(PATIENCE)
+            .timeout(patience)
             .redirect(reqwest::redirect::Policy::none())
             .build();
         Twitch { client: client.expect("a client can be made"), base: format!("http://{address}") }
@@ -221,6 +227,12 @@ impl Twitch {
 
     pub async fn get(&self, path: &str) -> Answer {
         self.get_with(path, &[]).await
+    }
+
+    /// The status of a page of an instance that may be gone.
+    pub async fn try_status(&self, path: &str) -> Option<u16> {
+        let answer = self.client.get(format!("{}{path}", self.base)).send().await;
+        answer.ok().map(|answer| answer.status().as_u16())
     }
 
     pub async fn get_with(&self, path: &str, headers: &[(&str, &str)]) -> Answer {

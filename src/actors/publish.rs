@@ -1,0 +1,166 @@
+//! What follows a commit: votes that could not be journaled go to the queue, the session actors show
+//! the heads, the mirror is written, and those who wait are answered.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use actix::Addr;
+use tokio::time::Instant;
+use uuid::Uuid;
+
+use super::committer::PendingVote;
+use super::directory::LiveEntry;
+use super::services::{ForRedis, Services, Unmirrored};
+use super::session::{Decided, SessionActor, VoteOutcome};
+use super::spill;
+use crate::domain::session::Session;
+use crate::hot::HotError;
+use crate::hot::mirror::{MirrorEntry, Mirrored};
+
+/// What was decided about one vote.
+pub(super) type Decision = (PendingVote, VoteOutcome);
+
+/// The votes of one session that one actor waits for.
+struct Share {
+    live: Arc<LiveEntry>,
+    actor: Addr<SessionActor>,
+    decided: Decided,
+}
+
+/// Shows what was committed, mirrors it, then answers.
+pub(super) async fn publish(
+    services: &Arc<Services>,
+    heads: HashMap<Uuid, Session>,
+    mut decisions: Vec<Decision>,
+) {
+    spill::keep(services, &mut decisions).await;
+    let mut unmirrored = Vec::new();
+    let mut shown = Vec::new();
+    for share in shares(&heads, decisions) {
+        if let Some((_, head)) = &share.decided.head {
+            unmirrored.push(Unmirrored { live: share.live, session: head.clone() });
+        }
+        shown.push(share.actor.send(share.decided));
+    }
+    let mut replies = Vec::new();
+    for answer in futures_util::future::join_all(shown).await {
+        // An actor that died has dropped its replies: those who wait are answered 503, and Twitch
+        // sends the vote again.
+        replies.extend(answer.into_iter().flatten());
+    }
+    mirror(services, unmirrored).await;
+    for (reply, outcome) in replies {
+        // Nobody listens any more if the request has gone meanwhile.
+        let _ = reply.send(outcome);
+    }
+}
+
+/// The decisions by session and actor: an actor may have been rebuilt between two votes of a session,
+/// and each is told of its own.
+fn shares(heads: &HashMap<Uuid, Session>, decisions: Vec<Decision>) -> Vec<Share> {
+    let mut sessions: BTreeMap<Uuid, Vec<Share>> = BTreeMap::new();
+    for (vote, outcome) in decisions {
+        let session_id = vote.live.session_id;
+        let shares = sessions.entry(session_id).or_default();
+        let place = shares.iter().position(|share| share.actor == vote.session).unwrap_or_else(|| {
+            let head = heads.get(&session_id).map(|head| (session_id, head.clone()));
+            let decided = Decided { head, outcomes: Vec::new(), arrived: vote.arrived };
+            shares.push(Share { live: vote.live, actor: vote.session, decided });
+            shares.len() - 1
+        });
+        let decided = &mut shares[place].decided;
+        decided.arrived = decided.arrived.min(vote.arrived);
+        decided.outcomes.push((vote.message_id, outcome));
+    }
+    sessions.into_values().flatten().collect()
+}
+
+/// Shows heads that no vote of this instance waits for, and mirrors them.
+pub(super) async fn publish_heads(services: &Arc<Services>, heads: Vec<(Uuid, Session)>) {
+    let mut unmirrored = Vec::new();
+    for (session_id, head) in heads {
+        let streamer_id = head.streamer_id;
+        let live = services.directory.by_streamer(streamer_id);
+        if let Some(live) = live.filter(|live| live.session_id == session_id) {
+            unmirrored.push(Unmirrored { live, session: head.clone() });
+        }
+        services.follow(streamer_id, session_id, head);
+    }
+    mirror(services, unmirrored).await;
+}
+
+/// Writes states to Redis; what Redis does not confirm is written again at later ticks, and other
+/// instances are told by the journal.
+async fn mirror(services: &Services, states: Vec<Unmirrored>) {
+    if !states.is_empty() {
+        write(services, ForRedis { states, ..ForRedis::default() }).await;
+    }
+}
+
+/// What Redis said of what it was given: that it takes it, or why not. `None` as long as it said nothing.
+type Said = Option<Result<(), String>>;
+
+/// Writes to Redis what it has not confirmed yet.
+pub(super) async fn write(services: &Services, mut work: ForRedis) {
+    let mut said = None;
+    write_states(services, std::mem::take(&mut work.states), &mut said).await;
+    let holders = std::mem::take(&mut work.holders);
+    if !holders.is_empty() {
+        let noted = services.hot.note_holders(&holders).await;
+        let kept = unconfirmed(holders, noted, &mut said);
+        kept.into_iter().for_each(|holders| services.note_holders_later(holders));
+    }
+    if let Some(said) = said {
+        services.note_mirror(said.err());
+    }
+    for (streamer_id, ordinal) in work.ended {
+        if services.hot.remove(streamer_id, ordinal).await.is_err() {
+            services.forget_later(streamer_id, ordinal);
+        }
+    }
+}
+
+async fn write_states(services: &Services, states: Vec<Unmirrored>, said: &mut Said) {
+    if states.is_empty() {
+        return;
+    }
+    let entries: Vec<MirrorEntry<'_>> = states.iter().map(entry).collect();
+    let started = Instant::now();
+    let mirrored = services.hot.mirror(&entries).await;
+    services.metrics.redis_command_seconds.observe(started.elapsed().as_secs_f64());
+    for state in unconfirmed(states, mirrored, said) {
+        services.announce_later([state.live.streamer_id]);
+        services.mirror_later(state);
+    }
+}
+
+/// Those of `written` that Redis has not confirmed.
+fn unconfirmed<T>(written: Vec<T>, answer: Result<Vec<Mirrored>, HotError>, said: &mut Said) -> Vec<T> {
+    let mirrored = match answer {
+        Ok(mirrored) => mirrored,
+        // It is there, but takes nothing: out of memory, or its disk is full.
+        Err(HotError::Server(reason)) => {
+            *said = Some(Err(reason));
+            return written;
+        }
+        Err(_) => return written,
+    };
+    said.get_or_insert(Ok(()));
+    let mut kept = Vec::new();
+    for (state, mirrored) in written.into_iter().zip(mirrored) {
+        if let Mirrored::Refused(reason) = mirrored {
+            *said = Some(Err(reason));
+            kept.push(state);
+        }
+    }
+    kept
+}
+
+fn entry(state: &Unmirrored) -> MirrorEntry<'_> {
+    MirrorEntry {
+        session_id: state.live.session_id,
+        twitch_user_id: &state.live.twitch_user_id,
+        session: &state.session,
+        config_json: &state.live.config_json,
+    }
+}

@@ -1,0 +1,240 @@
+//! What the supervisor has done beside itself, each job at most once at a time: at a tick, and now and
+//! then.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use actix::{ActorFutureExt, AsyncContext, Context, WrapFuture};
+use tokio::time::Instant;
+use uuid::Uuid;
+
+use super::Supervisor;
+use crate::actors::{feed, follower, publish, spill, upkeep};
+use crate::journal::sessions::Lease;
+
+/// Sessions read from the journal at a time, so that a flush of Redis under many sessions is no storm.
+const RESTORED_AT_ONCE: usize = 200;
+/// Before the journal is asked again for sessions that it could not tell.
+const RESTORE_AGAIN: Duration = Duration::from_secs(1);
+/// Between two questions to the journal for heads while Redis can't be asked.
+const POLL_EVERY: Duration = Duration::from_millis(250);
+/// Between two tries while Redis refuses to take states.
+const MIRROR_AGAIN: Duration = Duration::from_secs(1);
+
+/// What is done at most once at a time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Job {
+    Mirror,
+    Announce,
+    Restore,
+    Follow,
+    Poll,
+    HoldAgain,
+    Renew,
+    ProbeRedis,
+    ProbeJournal,
+    Spill,
+    Orphans,
+    Compare,
+}
+
+impl Supervisor {
+    /// Has a job done, unless it is under way; then `then` with what came of it. A job that panics
+    /// harms nobody else, and is done again the next time.
+    pub(super) fn alone<T: 'static>(
+        &mut self,
+        job: Job,
+        context: &mut Context<Self>,
+        work: impl Future<Output = T> + 'static,
+        then: impl FnOnce(&mut Self, T, &mut Context<Self>) + 'static,
+    ) {
+        if !self.running.insert(job) {
+            return;
+        }
+        let work = actix::spawn(work).into_actor(self).map(move |done, supervisor, context| {
+            supervisor.running.remove(&job);
+            match done {
+                Ok(done) => then(supervisor, done, context),
+                Err(error) => tracing::error!(%error, ?job, "a job of the supervisor failed"),
+            }
+        });
+        context.spawn(work);
+    }
+
+    /// Whether a look at the change logs is under way.
+    pub(super) fn is_following(&self) -> bool {
+        self.running.contains(&Job::Follow)
+    }
+
+    /// Writes to Redis what it has not confirmed.
+    pub(super) fn mirror(&mut self, context: &mut Context<Self>) {
+        let services = Arc::clone(&self.services);
+        let patient = services.mirroring() || self.last_mirrored.elapsed() >= MIRROR_AGAIN;
+        if !services.hot.is_up() || !patient || self.running.contains(&Job::Mirror) {
+            return;
+        }
+        let Some(work) = services.take_unmirrored() else { return };
+        self.last_mirrored = Instant::now();
+        let write = async move { publish::write(&services, work).await };
+        self.alone(Job::Mirror, context, write, |_, (), _| {});
+    }
+
+    /// Tells other instances by the journal what Redis could not.
+    pub(super) fn announce(&mut self, context: &mut Context<Self>) {
+        if self.running.contains(&Job::Announce) || !self.services.journal_circuit.is_up() {
+            return;
+        }
+        let moved = self.services.take_unannounced();
+        if moved.is_empty() {
+            return;
+        }
+        let services = Arc::clone(&self.services);
+        let announce = async move {
+            if let Err(error) = services.vote_journal.announce(&moved).await {
+                tracing::debug!(%error, "other instances can't be told of moved sessions yet");
+                services.announce_later(moved);
+            }
+        };
+        self.alone(Job::Announce, context, announce, |_, (), _| {});
+    }
+
+    /// Reads sessions from the journal whose state may have been missed, a few at a time.
+    pub(super) fn restore(&mut self, context: &mut Context<Self>) {
+        let ready = Instant::now() >= self.restore_not_before && self.services.journal_circuit.is_up();
+        if !ready || self.running.contains(&Job::Restore) {
+            return;
+        }
+        let due = self.services.take_restores(RESTORED_AT_ONCE);
+        if due.is_empty() {
+            return;
+        }
+        let services = Arc::clone(&self.services);
+        let restore = async move {
+            let read = services.vote_journal.entries(&due).await;
+            match read {
+                Ok(entries) => {
+                    services.metrics.repairs.sessions_restored.inc_by(entries.len() as u64);
+                    let told: Vec<Uuid> = entries.iter().map(|entry| entry.streamer.id).collect();
+                    entries.into_iter().for_each(|entry| feed::adopt(&services, entry));
+                    Ok(told)
+                }
+                Err(error) => {
+                    services.restore_later(due);
+                    Err(error)
+                }
+            }
+        };
+        self.alone(Job::Restore, context, restore, |supervisor, restored, context| match restored {
+            Ok(told) => {
+                told.iter().for_each(|streamer_id| _ = supervisor.untold.remove(streamer_id));
+                supervisor.restore(context);
+            }
+            Err(error) => {
+                tracing::debug!(%error, "sessions can't be read from the journal yet");
+                supervisor.restore_not_before = Instant::now() + RESTORE_AGAIN;
+            }
+        });
+    }
+
+    /// Looks what other instances have moved.
+    pub(super) fn follow(&mut self, context: &mut Context<Self>) {
+        if self.is_following() {
+            return;
+        }
+        let (services, buckets) = (Arc::clone(&self.services), self.held.buckets());
+        let mut follower = std::mem::take(&mut self.follower);
+        let opening = !self.opening.is_empty();
+        let look = async move {
+            let looked = follower.look(&services, &buckets, opening).await;
+            if let Ok(looked) = &looked {
+                follower::take(&services, looked).await;
+            }
+            (follower, looked)
+        };
+        self.alone(Job::Follow, context, look, |supervisor, (follower, looked), context| {
+            supervisor.follower = follower;
+            match looked {
+                Ok(looked) => {
+                    let lost = looked.lost.iter().flat_map(|bucket| supervisor.held.of_bucket(*bucket));
+                    supervisor.services.restore_later(lost);
+                }
+                Err(_) => supervisor.poll(context),
+            }
+        });
+    }
+
+    /// Follows heads by the journal, because Redis can't be asked.
+    fn poll(&mut self, context: &mut Context<Self>) {
+        if self.last_polled.elapsed() < POLL_EVERY || !self.services.journal_circuit.is_up() {
+            return;
+        }
+        self.last_polled = Instant::now();
+        let (services, held) = (Arc::clone(&self.services), self.held.all());
+        let poll = async move {
+            if let Err(error) = follower::poll(&services, &held).await {
+                tracing::debug!(%error, "sessions can't be followed by the journal");
+            }
+        };
+        self.alone(Job::Poll, context, poll, |_, (), _| {});
+    }
+
+    /// Says that this instance is running; drops what instances hold that no longer say so.
+    pub(super) fn renew_lease(&mut self, context: &mut Context<Self>) {
+        let (services, unbroken) = (Arc::clone(&self.services), self.lease_unbroken);
+        if self.leaving {
+            return;
+        }
+        let renew = async move { upkeep::renew_lease(&services, unbroken).await };
+        self.alone(Job::Renew, context, renew, |supervisor, lease, _| supervisor.note_lease(lease));
+        let directory = &self.services.directory;
+        self.untold.retain(|streamer_id| directory.session(*streamer_id).is_some());
+        self.count_sessions();
+    }
+
+    fn note_lease(&mut self, lease: Option<Lease>) {
+        self.lease_unbroken = lease.is_some();
+        let Some(lease) = lease else { return };
+        let known = self.lease_since.replace(lease.since);
+        if known.is_some_and(|known| known != lease.since) && self.held.count() > 0 {
+            tracing::warn!(sessions = self.held.count(), "the lease had lapsed: sessions are held again");
+            self.to_hold_again.extend(self.held.all());
+        }
+    }
+
+    /// Looks whether the parts are there, actors live, the queue is empty, and sessions are orphans.
+    pub(super) fn look(&mut self, context: &mut Context<Self>) {
+        let services = Arc::clone(&self.services);
+        self.alone(
+            Job::ProbeRedis,
+            context,
+            async move { upkeep::probe_redis(&services).await },
+            |_, (), _| {},
+        );
+        let services = Arc::clone(&self.services);
+        if !services.is_journaling() {
+            let probe = async move { upkeep::probe_journal(&services).await };
+            self.alone(Job::ProbeJournal, context, probe, |_, (), _| {});
+        }
+        let services = Arc::clone(&self.services);
+        self.alone(Job::Spill, context, async move { spill::look(&services).await }, |_, (), _| {});
+        self.rebuild_dead();
+        if !self.draining {
+            let services = Arc::clone(&self.services);
+            let end = async move { upkeep::end_orphans(&services).await };
+            self.alone(Job::Orphans, context, end, |_, (), _| {});
+        }
+    }
+
+    /// Compares what is known here with the journal: what was missed is found at last.
+    pub(super) fn compare(&mut self, context: &mut Context<Self>) {
+        if self.draining || !self.services.journal_circuit.is_up() {
+            return;
+        }
+        let (services, feed, held) = (Arc::clone(&self.services), Arc::clone(&self.feed), self.held.all());
+        let compare = async move { upkeep::compare(&services, &feed, &held).await };
+        self.alone(Job::Compare, context, compare, |supervisor, journaled, context| match journaled {
+            Ok(journaled) => supervisor.compare_holds(journaled, context),
+            Err(error) => tracing::debug!(%error, "nothing can be compared with the journal now"),
+        });
+    }
+}
