@@ -5,6 +5,7 @@ mod arithmetic;
 mod browser;
 mod commands;
 mod durability;
+mod faults;
 mod histories;
 mod holds;
 mod house;

@@ -1,13 +1,19 @@
 //! What the tests share.
 
 pub mod admin;
+pub mod balancer;
 pub mod browser;
+pub mod cluster;
 pub mod database;
 pub mod instance;
+pub mod load;
 pub mod overlay;
+pub mod own_servers;
+pub mod proxy;
 pub mod redis_servers;
 pub mod servers;
 pub mod twitch;
+pub mod watcher;
 
 use std::time::{Duration, Instant};
 
