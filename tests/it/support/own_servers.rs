@@ -1,7 +1,6 @@
 //! PostgreSQL and Redis of one test, to be killed, frozen and started again as it likes: nobody else uses
 //! them. They are copies of servers that were prepared once, so they come up quickly.
 
-use std::net::TcpListener;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -16,6 +15,7 @@ use uuid::Uuid;
 
 use super::eventually;
 use super::instance::{Stores, program};
+use super::ports::free_port;
 use super::servers::{PROGRAM, connect, query};
 
 /// Tests with servers of their own at a time: each keeps a processor core busy while it starts.
@@ -300,7 +300,7 @@ impl OwnServers {
             .status()
             .await;
         assert!(copied.expect("cp can be run").success(), "the data is copied");
-        let [postgres_port, cache_port, queue_port] = free_ports();
+        let [postgres_port, cache_port, queue_port] = [(); 3].map(|()| free_port());
         let urls = &prepared.urls;
         let postgres_url = |url: &str, database: &str| {
             let (rest, _) = url.rsplit_once(':').expect("a URL with a port");
@@ -444,12 +444,6 @@ fn redis_server(prepared: &Prepared, dir: &Path, name: &str, port: u16) -> Serve
     arguments.extend(fixed.map(str::to_owned));
     arguments.extend(["--appendonly", durable, "--appendfsync", "always"].map(str::to_owned));
     Server::new(prepared, &prepared.redis_program, folder, arguments)
-}
-
-/// Ports that are free, found all at once so that they differ.
-fn free_ports<const N: usize>() -> [u16; N] {
-    let listeners = [(); N].map(|()| TcpListener::bind(("127.0.0.1", 0)).expect("a port is free"));
-    listeners.map(|listener| listener.local_addr().expect("a listener has an address").port())
 }
 
 #[tokio::test]

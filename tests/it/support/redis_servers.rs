@@ -11,6 +11,7 @@ use sha2::{Digest, Sha256};
 use tempfile::TempDir;
 
 use super::instance::Process;
+use super::ports::free_port;
 use super::servers::query;
 use super::{PATIENCE, eventually};
 
@@ -50,11 +51,6 @@ fn users() -> String {
         assert!(acl.contains(&placeholder), "users.acl has a place for the password of {role}");
         acl.replace(&placeholder, &hex::encode(Sha256::digest(password(role))))
     })
-}
-
-fn free_port() -> u16 {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
-    listener.local_addr().expect("its address").port()
 }
 
 impl RedisServer {
