@@ -201,7 +201,7 @@ impl Work {
         let mut outcomes = vec![VoteOutcome::Unavailable; votes.len()];
         let mut parts: Vec<Vec<Placed<'_>>> = vec![votes.iter().map(|(vote, _)| vote).enumerate().collect()];
         while let Some(part) = parts.pop() {
-            if !self.services.journal_circuit.is_up() || Instant::now() >= deadline {
+            if !self.services.standing.journal_circuit.is_up() || Instant::now() >= deadline {
                 break;
             }
             match self.commit(&part, deadline).await {
@@ -245,7 +245,7 @@ impl Work {
         if let Some(now) = answer.now {
             self.services.clock.sample(now, started);
         }
-        self.services.journal_took_votes();
+        self.services.standing.journal_took_votes();
         Ok(answer)
     }
 
@@ -254,7 +254,7 @@ impl Work {
         if matches!(error, JournalError::Data(_) | JournalError::Busy(_)) {
             tracing::warn!(%error, votes, "votes can't be journaled now");
         } else {
-            self.services.journal_failed(error);
+            self.services.standing.journal_failed(error);
         }
     }
 }

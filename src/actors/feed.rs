@@ -62,7 +62,7 @@ impl Feed {
             }
         }
         *cursor = Some(next);
-        self.services.note_followed();
+        self.services.standing.note_followed();
         Ok(())
     }
 

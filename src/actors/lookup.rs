@@ -62,7 +62,7 @@ impl Lookup {
         if let Some(live) = directory.by_broadcaster(twitch_user_id) {
             return Ok(Some(live));
         }
-        if directory.is_absent(twitch_user_id) && self.services.is_followed() {
+        if directory.is_absent(twitch_user_id) && self.services.standing.is_followed() {
             return Ok(None);
         }
         let (answer, answered) = oneshot::channel();
@@ -98,7 +98,7 @@ async fn serve(services: &Services, asked: &mut mpsc::Receiver<Question>) {
 
 /// Which of these broadcasters have no live session; `None` when the journal does not tell in time.
 async fn ask_journal(services: &Services, wanted: &[String]) -> Option<Vec<String>> {
-    if !services.journal_circuit.is_up() {
+    if !services.standing.journal_circuit.is_up() {
         return None;
     }
     let question = services.vote_journal.live_broadcasters(wanted);

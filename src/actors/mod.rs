@@ -9,7 +9,7 @@
 //! No handler awaits. Every queue has a bound and an outcome for when it is full.
 
 pub mod cast;
-pub mod circuit;
+mod circuit;
 pub mod committer;
 mod debouncer;
 pub mod directory;
@@ -25,6 +25,7 @@ mod publish;
 pub mod services;
 pub mod session;
 mod spill;
+pub mod standing;
 pub mod supervisor;
 pub mod upkeep;
 mod watch;

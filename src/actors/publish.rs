@@ -111,7 +111,7 @@ pub(super) async fn write(services: &Services, mut work: ForRedis) {
         kept.into_iter().for_each(|holders| services.note_holders_later(holders));
     }
     if let Some(said) = said {
-        services.note_mirror(said.err());
+        services.standing.note_mirror(said.err());
     }
     for (streamer_id, ordinal) in work.ended {
         if services.hot.remove(streamer_id, ordinal).await.is_err() {

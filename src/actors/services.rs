@@ -1,30 +1,20 @@
 //! What all actors of an instance share.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::Notify;
-use tokio::time::Instant;
 use uuid::Uuid;
 
-use super::circuit::Circuit;
 use super::directory::{Directory, LiveEntry};
 use super::ports::{HotPort, JournalPort, SpillPort};
 use super::session::Follow;
+use super::standing::Standing;
 use crate::domain::holders::Holders;
 use crate::domain::session::Session;
-use crate::hot::HotError;
-use crate::journal::JournalError;
 use crate::journal::clock::DatabaseClock;
 use crate::telemetry::metrics::Metrics;
-
-/// After so long without a failure a PostgreSQL that answers counts as back.
-const JOURNAL_TRUSTED_AFTER: Duration = Duration::from_secs(3);
-/// A directory that was brought up to date longer ago may lack sessions that others have started. The
-/// feed asks once a second.
-const FOLLOWED_MAX: Duration = Duration::from_secs(2);
 
 /// Numbers that steer the actors.
 #[derive(Clone, Debug)]
@@ -111,20 +101,8 @@ pub struct Services {
     pub subscriptions: Box<dyn Subscriptions>,
     /// Tells the feed that the directory may have changed.
     pub directory_changed: Arc<Notify>,
-    /// Whether PostgreSQL takes votes.
-    pub journal_circuit: Circuit,
-    /// When PostgreSQL last failed to take votes; none: it takes them, as far as known.
-    journal_away: Mutex<Option<Instant>>,
-    /// When the directory was last brought up to date.
-    followed: Mutex<Option<Instant>>,
-    /// Tasks that failed too often and rest.
-    resting: AtomicUsize,
-    /// Whether Redis was away when it was last asked for a sign of life.
-    redis_away: AtomicBool,
-    /// Whether the queue refused the last votes.
-    queue_refuses: AtomicBool,
-    /// Whether Redis takes sessions' states, when it is there.
-    mirroring: AtomicBool,
+    /// How PostgreSQL, Redis, the queue and this instance's own tasks are doing.
+    pub standing: Standing,
     due: Mutex<Due>,
 }
 
@@ -176,120 +154,9 @@ impl Services {
             metrics,
             subscriptions,
             directory_changed: Arc::new(Notify::new()),
-            journal_circuit: Circuit::default(),
-            journal_away: Mutex::default(),
-            followed: Mutex::default(),
-            resting: AtomicUsize::new(0),
-            redis_away: AtomicBool::new(false),
-            queue_refuses: AtomicBool::new(false),
-            mirroring: AtomicBool::new(true),
+            standing: Standing::default(),
             due: Mutex::default(),
         }
-    }
-
-    /// Whether all tasks of this instance run.
-    pub fn is_whole(&self) -> bool {
-        self.resting.load(Ordering::Acquire) == 0
-    }
-
-    /// Notes that a task failed too often and rests for a while, or goes on again.
-    pub fn note_resting(&self, rests: bool) {
-        if rests {
-            self.resting.fetch_add(1, Ordering::AcqRel);
-        } else {
-            self.resting.fetch_sub(1, Ordering::AcqRel);
-        }
-    }
-
-    /// Logs when Redis goes, with its reason, and when it is back.
-    pub fn note_redis(&self, answer: Result<(), HotError>) {
-        let was_away = self.redis_away.swap(answer.is_err(), Ordering::AcqRel);
-        match answer {
-            Err(error) if !was_away => tracing::warn!(%error, "Redis is away; votes go on without it"),
-            Ok(()) if was_away => tracing::info!("Redis is back"),
-            Ok(()) | Err(_) => {}
-        }
-    }
-
-    /// Logs when the queue begins to refuse votes, with its reason, and when it takes them again.
-    pub fn note_queue(&self, answer: Result<(), HotError>, votes: usize) {
-        let was_refusing = self.queue_refuses.swap(answer.is_err(), Ordering::AcqRel);
-        match answer {
-            Err(error) if !was_refusing => tracing::warn!(%error, votes, "votes can't be kept in the queue"),
-            Ok(()) if was_refusing => tracing::info!("the queue takes votes again"),
-            Ok(()) | Err(_) => {}
-        }
-    }
-
-    /// Logs when Redis begins to refuse states, with its reason, and when it takes them again.
-    pub fn note_mirror(&self, refused: Option<String>) {
-        let took = self.mirroring.swap(refused.is_none(), Ordering::AcqRel);
-        match refused {
-            Some(reason) if took => tracing::error!(reason, "Redis refuses sessions' states; votes go on"),
-            None if !took => tracing::info!("Redis takes sessions' states again"),
-            Some(_) | None => {}
-        }
-    }
-
-    /// Whether Redis takes sessions' states, as far as it was asked.
-    pub fn mirroring(&self) -> bool {
-        self.mirroring.load(Ordering::Acquire)
-    }
-
-    /// PostgreSQL took votes.
-    pub fn journal_took_votes(&self) {
-        self.journal_circuit.succeeded();
-        if self.journal_away().take().is_some() {
-            tracing::info!("PostgreSQL is back: votes are journaled");
-        }
-    }
-
-    /// PostgreSQL answered a probe: votes are tried again. It may still refuse them, such as with a
-    /// full disk, so it only counts as back when none has failed for a while.
-    pub fn journal_answered(&self) {
-        self.journal_circuit.succeeded();
-        let mut away = self.journal_away();
-        if away.is_some_and(|failed| failed.elapsed() >= JOURNAL_TRUSTED_AFTER) {
-            *away = None;
-            tracing::info!("PostgreSQL is back");
-        }
-    }
-
-    /// PostgreSQL did not take votes, for a reason that is not theirs.
-    pub fn journal_failed(&self, error: &JournalError) {
-        let away_now = self.journal_circuit.failed();
-        let mut away = self.journal_away();
-        if away_now && away.is_none() {
-            tracing::warn!(%error, "PostgreSQL is away: votes are kept in the queue, if it is durable");
-        }
-        if away_now || away.is_some() {
-            *away = Some(Instant::now());
-        }
-    }
-
-    /// Notes that the directory is as new as the journal.
-    pub fn note_followed(&self) {
-        *self.followed() = Some(Instant::now());
-    }
-
-    /// Whether the directory was as new as the journal just now.
-    pub fn is_followed(&self) -> bool {
-        self.followed().is_some_and(|at| at.elapsed() < FOLLOWED_MAX)
-    }
-
-    fn followed(&self) -> MutexGuard<'_, Option<Instant>> {
-        // A moment is whole at any time.
-        self.followed.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Whether PostgreSQL takes votes, as far as was tried lately.
-    pub fn is_journaling(&self) -> bool {
-        self.journal_away().is_none()
-    }
-
-    fn journal_away(&self) -> MutexGuard<'_, Option<Instant>> {
-        // A moment is whole at any time.
-        self.journal_away.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Tells the actor of a streamer's session, if one runs here, that the head has moved.

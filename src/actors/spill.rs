@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use uuid::Uuid;
 
@@ -11,6 +12,7 @@ use super::services::Services;
 use super::session::VoteOutcome;
 use crate::domain::session::Session;
 use crate::domain::vote::NewVote;
+use crate::hot::HotError;
 use crate::hot::spill::{Failed, Spilled};
 use crate::journal::JournalError;
 use crate::journal::votes::{AppendAnswer, Appended};
@@ -21,22 +23,41 @@ use super::ports::SpillPort;
 const TAKEN_MAX: usize = 1000;
 /// So many votes of one session are not halved when PostgreSQL is busy: then it is not their number.
 const SMALL: usize = 64;
+/// So long votes wait for the queue to say whether it is durable.
+const ASKED_MAX: Duration = Duration::from_millis(150);
 
 /// Puts votes that are not journaled into the queue, if it is durable: they are answered like
 /// journaled ones then. Where the commit's outcome is unknown this is safe: a message counts once.
 pub(super) async fn keep(services: &Services, decisions: &mut [Decision]) {
-    let Some(spill) = services.spill.as_deref().filter(|spill| spill.is_durable()) else { return };
+    let Some(spill) = services.spill.as_deref() else { return };
     let mut unjournaled: Vec<&mut Decision> =
         decisions.iter_mut().filter(|(_, outcome)| *outcome == VoteOutcome::Unavailable).collect();
-    if unjournaled.is_empty() {
+    // A server that was away when it was last asked may be back.
+    let is_back = async || services.standing.queue_away().is_some() && is_durable_now(spill).await;
+    if unjournaled.is_empty() || !(spill.is_durable() || is_back().await) {
         return;
     }
     let votes: Vec<NewVote> = unjournaled.iter().map(|(vote, _)| vote.to_new()).collect();
-    let pushed = spill.push(&votes).await;
+    let pushed = push(spill, &votes).await;
     if pushed.is_ok() {
         unjournaled.iter_mut().for_each(|(_, outcome)| *outcome = VoteOutcome::Queued);
     }
-    services.note_queue(pushed, votes.len());
+    services.standing.note_push(pushed.err().as_ref(), votes.len());
+}
+
+/// Puts votes into the queue. A connection that broke may have led to a server that was restarted since:
+/// it is asked anew whether it is durable, and tried once more. After a time-out no time would be left.
+async fn push(spill: &dyn SpillPort, votes: &[NewVote]) -> Result<(), HotError> {
+    match spill.push(votes).await {
+        Err(HotError::Connection(_)) if is_durable_now(spill).await => spill.push(votes).await,
+        pushed => pushed,
+    }
+}
+
+/// Asks the queue whether it is durable, for as long as a vote can wait for that.
+async fn is_durable_now(spill: &dyn SpillPort) -> bool {
+    let asked = tokio::time::timeout(ASKED_MAX, spill.probe()).await;
+    matches!(asked, Ok(Ok(_))) && spill.is_durable()
 }
 
 /// Looks how much waits in the queue, and journals it if the journal is there.
@@ -44,13 +65,11 @@ pub(super) async fn look(services: &Arc<Services>) {
     let Some(spill) = services.spill.as_deref() else { return };
     let depth = spill.probe().await;
     services.metrics.dependency_up.with_label_values(&["queue"]).set(i64::from(depth.is_ok()));
-    let depth = match depth {
-        Ok(depth) => depth,
-        Err(error) => return services.note_queue(Err(error), 0),
-    };
+    services.standing.note_queue(depth.as_ref().err());
+    let Ok(depth) = depth else { return };
     services.metrics.queue.entries.set(depth.waiting as i64);
     services.metrics.queue.dead_letters.set(depth.dead_letters as i64);
-    if depth.waiting > 0 && services.journal_circuit.is_up() {
+    if depth.waiting > 0 && services.standing.journal_circuit.is_up() {
         drain(services, spill).await;
     }
 }
@@ -83,7 +102,7 @@ async fn journal(services: &Arc<Services>, spill: &dyn SpillPort, taken: Vec<Spi
         let batch_id = Uuid::now_v7().to_string();
         match services.vote_journal.append_drained(&votes, &batch_id).await {
             Ok(answer) => {
-                services.journal_took_votes();
+                services.standing.journal_took_votes();
                 // Shown first: whether settling went through may stay unknown.
                 publish::publish_heads(services, heads(&answer)).await;
                 settled += settle(spill, &part, &answer).await?;
@@ -96,7 +115,7 @@ async fn journal(services: &Arc<Services>, spill: &dyn SpillPort, taken: Vec<Spi
             // Somebody holds a lock, or it was too much at once. What is left waits for the next look.
             Err(JournalError::Busy(_)) => parts.extend(smaller(part)),
             Err(error) => {
-                services.journal_failed(&error);
+                services.standing.journal_failed(&error);
                 return None;
             }
         }

@@ -53,13 +53,13 @@ async fn drop_lapsed(services: &Services) {
 pub async fn probe_redis(services: &Services) {
     let answer = services.hot.probe().await;
     services.metrics.dependency_up.with_label_values(&["redis"]).set(i64::from(answer.is_ok()));
-    services.note_redis(answer);
+    services.standing.note_redis(answer);
 }
 
 /// Looks whether PostgreSQL is there again.
 pub async fn probe_journal(services: &Services) {
     if services.vote_journal.ping().await.is_ok() {
-        services.journal_answered();
+        services.standing.journal_answered();
     }
 }
 
@@ -158,7 +158,7 @@ async fn compare_directory(services: &Services, feed: &Feed) -> Result<(), Journ
 
 /// Finds sessions of which the mirror has something else than the journal.
 async fn compare_mirror(services: &Services, held: &[Uuid]) -> Result<(), JournalError> {
-    if !services.mirroring() || held.is_empty() {
+    if !services.standing.is_mirroring() || held.is_empty() {
         return Ok(());
     }
     // Asked before looking at what is known here: what moves meanwhile makes the mirror look behind.

@@ -55,9 +55,9 @@ pub(super) async fn keep_running<F: Future<Output = ()> + 'static>(
             tracing::error!(%error, name, "failed and was started again");
         } else {
             tracing::error!(%error, name, "failed too often and rests for a while");
-            services.note_resting(true);
+            services.standing.note_resting(true);
             tokio::time::sleep(RESTARTS_WITHIN).await;
-            services.note_resting(false);
+            services.standing.note_resting(false);
         }
         services.metrics.repairs.actor_restarts.inc();
     }

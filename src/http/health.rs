@@ -19,7 +19,7 @@ struct Readiness {
     status: &'static str,
     dependencies: Dependencies,
     #[serde(skip_serializing_if = "Option::is_none")]
-    reason: Option<&'static str>,
+    reason: Option<String>,
 }
 
 #[derive(Serialize)]
@@ -51,17 +51,19 @@ pub async fn live() -> impl Responder {
 /// `GET /health/ready`: whether this instance can take requests, and how its dependencies are.
 pub async fn ready(state: Data<State>) -> impl Responder {
     let services = &state.services;
+    let standing = &services.standing;
     let asked = tokio::time::timeout(ANSWER_MAX, services.vote_journal.ping()).await;
-    let postgres = matches!(asked, Ok(Ok(()))) && services.is_journaling();
+    let postgres = matches!(asked, Ok(Ok(()))) && standing.is_journaling();
     let queue = services.spill.as_deref().is_some_and(|spill| spill.is_durable());
     let redis = services.hot.is_up();
     let verdict = verdict(&Parts {
         stopping: state.draining.load(Ordering::Acquire),
-        working: state.supervisor.connected() && services.is_whole(),
+        working: state.supervisor.connected() && standing.is_whole(),
         postgres,
         queue,
-        redis,
-        mirroring: services.mirroring(),
+        redis_away: (!redis).then(|| standing.redis_away().unwrap_or_else(|| "it fails".into())),
+        mirror_refused: standing.mirror_refused(),
+        queue_away: standing.queue_away(),
     });
     let unavailable = verdict.status == "unavailable";
     let mut answer = if unavailable { HttpResponse::ServiceUnavailable() } else { HttpResponse::Ok() };
@@ -77,36 +79,44 @@ pub async fn ready(state: Data<State>) -> impl Responder {
 }
 
 /// What an instance's readiness depends on.
+#[derive(Clone)]
 struct Parts {
     stopping: bool,
     working: bool,
     postgres: bool,
     /// Whether votes can be kept in the queue.
     queue: bool,
-    redis: bool,
-    /// Whether Redis takes sessions' states.
-    mirroring: bool,
+    /// Why Redis is away, if it is.
+    redis_away: Option<String>,
+    /// Why Redis takes no states of sessions, if it doesn't.
+    mirror_refused: Option<String>,
+    /// Why the queue's Redis is away, if it is.
+    queue_away: Option<String>,
 }
 
 struct Verdict {
     status: &'static str,
-    reason: Option<&'static str>,
+    reason: Option<String>,
 }
 
 /// The gravest reason wins.
 fn verdict(parts: &Parts) -> Verdict {
     let (status, reason) = if parts.stopping {
-        ("unavailable", "this instance is stopping")
+        ("unavailable", "this instance is stopping".into())
     } else if !parts.working {
-        ("unavailable", "a part of this instance has failed; restart it")
+        ("unavailable", "a part of this instance has failed; restart it".into())
     } else if !parts.postgres && !parts.queue {
-        ("unavailable", "PostgreSQL is away, and there is no durable queue: votes can't be made durable")
+        let reason = "PostgreSQL is away, and there is no durable queue: votes can't be made durable";
+        ("unavailable", reason.into())
     } else if !parts.postgres {
-        ("degraded", "PostgreSQL is away: votes are kept in the queue, new sessions can't be started")
-    } else if !parts.redis {
-        ("degraded", "Redis is away: votes go on without it")
-    } else if !parts.mirroring {
-        ("degraded", "Redis refuses to store sessions: votes go on without it")
+        let reason = "PostgreSQL is away: votes are kept in the queue, new sessions can't be started";
+        ("degraded", reason.into())
+    } else if let Some(why) = &parts.redis_away {
+        ("degraded", format!("Redis is away: votes go on without it ({why})"))
+    } else if let Some(why) = &parts.mirror_refused {
+        ("degraded", format!("Redis refuses to store sessions: votes go on without it ({why})"))
+    } else if let Some(why) = &parts.queue_away {
+        ("degraded", format!("the queue's Redis is away: votes could not wait for PostgreSQL ({why})"))
     } else {
         return Verdict { status: "ready", reason: None };
     };
@@ -126,21 +136,31 @@ pub async fn metrics(state: Data<State>) -> Result<HttpResponse, Problem> {
 mod tests {
     use super::*;
 
-    const WELL: Parts =
-        Parts { stopping: false, working: true, postgres: true, queue: true, redis: true, mirroring: true };
+    fn well() -> Parts {
+        Parts {
+            stopping: false,
+            working: true,
+            postgres: true,
+            queue: true,
+            redis_away: None,
+            mirror_refused: None,
+            queue_away: None,
+        }
+    }
 
     #[test]
     fn an_instance_is_ready_without_a_queue_as_long_as_the_journal_is_there() {
-        assert_eq!(verdict(&WELL).status, "ready");
-        assert_eq!(verdict(&Parts { queue: false, ..WELL }).status, "ready");
+        assert_eq!(verdict(&well()).status, "ready");
+        assert_eq!(verdict(&Parts { queue: false, ..well() }).status, "ready");
     }
 
     #[test]
     fn a_part_that_others_stand_in_for_degrades() {
         for parts in [
-            Parts { postgres: false, ..WELL },
-            Parts { redis: false, ..WELL },
-            Parts { mirroring: false, ..WELL },
+            Parts { postgres: false, ..well() },
+            Parts { redis_away: Some("refused".into()), ..well() },
+            Parts { mirror_refused: Some("full".into()), ..well() },
+            Parts { queue_away: Some("refused".into()), ..well() },
         ] {
             assert_eq!(verdict(&parts).status, "degraded");
             assert!(verdict(&parts).reason.is_some());
@@ -148,11 +168,18 @@ mod tests {
     }
 
     #[test]
+    fn a_reason_tells_what_the_part_itself_said() {
+        let parts = Parts { redis_away: Some("it takes no writes: it is a replica".into()), ..well() };
+        let reason = verdict(&parts).reason.unwrap();
+        assert!(reason.starts_with("Redis is away") && reason.contains("it is a replica"), "{reason}");
+    }
+
+    #[test]
     fn without_journal_and_queue_or_when_it_stops_an_instance_is_unavailable() {
         for parts in [
-            Parts { postgres: false, queue: false, ..WELL },
-            Parts { stopping: true, ..WELL },
-            Parts { working: false, ..WELL },
+            Parts { postgres: false, queue: false, ..well() },
+            Parts { stopping: true, ..well() },
+            Parts { working: false, ..well() },
         ] {
             assert_eq!(verdict(&parts).status, "unavailable");
         }

@@ -96,7 +96,7 @@ impl Supervisor {
             Ok(Some(held)) => self.adopt_held(held, blind),
             Ok(None) => Err(OpenError::Unknown),
             Err(error) => {
-                if self.services.is_journaling() {
+                if self.services.standing.is_journaling() {
                     tracing::warn!(%error, overlays = waiters.len(), "a session can't be started");
                 }
                 Err(OpenError::Unavailable)
@@ -184,7 +184,7 @@ impl Supervisor {
 
     /// Takes holds again that may have been dropped, a few at a time.
     pub(super) fn hold_again(&mut self, context: &mut Context<Self>) {
-        if self.draining || !self.services.journal_circuit.is_up() {
+        if self.draining || !self.services.standing.journal_circuit.is_up() {
             return;
         }
         let held = &self.held;

@@ -69,7 +69,7 @@ impl Supervisor {
     /// Writes to Redis what it has not confirmed.
     pub(super) fn mirror(&mut self, context: &mut Context<Self>) {
         let services = Arc::clone(&self.services);
-        let patient = services.mirroring() || self.last_mirrored.elapsed() >= MIRROR_AGAIN;
+        let patient = services.standing.is_mirroring() || self.last_mirrored.elapsed() >= MIRROR_AGAIN;
         if !services.hot.is_up() || !patient || self.running.contains(&Job::Mirror) {
             return;
         }
@@ -81,7 +81,7 @@ impl Supervisor {
 
     /// Tells other instances by the journal what Redis could not.
     pub(super) fn announce(&mut self, context: &mut Context<Self>) {
-        if self.running.contains(&Job::Announce) || !self.services.journal_circuit.is_up() {
+        if self.running.contains(&Job::Announce) || !self.services.standing.journal_circuit.is_up() {
             return;
         }
         let moved = self.services.take_unannounced();
@@ -100,7 +100,8 @@ impl Supervisor {
 
     /// Reads sessions from the journal whose state may have been missed, a few at a time.
     pub(super) fn restore(&mut self, context: &mut Context<Self>) {
-        let ready = Instant::now() >= self.restore_not_before && self.services.journal_circuit.is_up();
+        let ready =
+            Instant::now() >= self.restore_not_before && self.services.standing.journal_circuit.is_up();
         if !ready || self.running.contains(&Job::Restore) {
             return;
         }
@@ -165,7 +166,7 @@ impl Supervisor {
 
     /// Follows heads by the journal, because Redis can't be asked.
     fn poll(&mut self, context: &mut Context<Self>) {
-        if self.last_polled.elapsed() < POLL_EVERY || !self.services.journal_circuit.is_up() {
+        if self.last_polled.elapsed() < POLL_EVERY || !self.services.standing.journal_circuit.is_up() {
             return;
         }
         self.last_polled = Instant::now();
@@ -211,7 +212,7 @@ impl Supervisor {
             |_, (), _| {},
         );
         let services = Arc::clone(&self.services);
-        if !services.is_journaling() {
+        if !services.standing.is_journaling() {
             let probe = async move { upkeep::probe_journal(&services).await };
             self.alone(Job::ProbeJournal, context, probe, |_, (), _| {});
         }
@@ -227,7 +228,7 @@ impl Supervisor {
 
     /// Compares what is known here with the journal: what was missed is found at last.
     pub(super) fn compare(&mut self, context: &mut Context<Self>) {
-        if self.draining || !self.services.journal_circuit.is_up() {
+        if self.draining || !self.services.standing.journal_circuit.is_up() {
             return;
         }
         let (services, feed, held) = (Arc::clone(&self.services), Arc::clone(&self.feed), self.held.all());

@@ -86,6 +86,34 @@ async fn votes_survive_a_killed_postgresql() {
 }
 
 #[tokio::test]
+async fn a_queue_that_was_restarted_takes_the_very_next_vote() {
+    let mut stage = Stage::set().await;
+    stage.servers.postgres.kill();
+    let mut taken = stage.votes_are_queued().await;
+    for _ in 0..3 {
+        stage.servers.queue.kill();
+        stage.servers.start_queue().await;
+        let chat = Chat::new(&stage.streamer.twitch_id, "yes");
+        let answer = deliver(&stage.cluster.nodes[0], &chat).await;
+        assert_eq!(answer.status, 204, "{answer:?}");
+        taken.push(chat.message_id);
+    }
+    stage.servers.start_postgres().await;
+    stage.assert_recovered(&taken).await;
+}
+
+#[tokio::test]
+async fn without_the_queues_server_an_instance_is_degraded() {
+    let mut stage = Stage::set().await;
+    stage.servers.queue.kill();
+    for node in &stage.cluster.nodes {
+        assert_degraded(node).await;
+    }
+    stage.servers.start_queue().await;
+    stage.assert_recovered(&[]).await;
+}
+
+#[tokio::test]
 async fn votes_survive_on_an_instance_that_had_nothing_to_do_with_the_session_before() {
     let mut stage = Stage::set().await;
     let streamer = stage.cluster.streamer().await;
