@@ -5,7 +5,7 @@
 //! its time has come. Cursors and epochs are compared by what they lead to. Numbers may differ by 1e-9.
 
 use std::collections::{BTreeMap, HashMap};
-use std::thread;
+use std::panic::AssertUnwindSafe;
 use std::time::Duration;
 
 use chatpulse::domain::time::Millis;
@@ -17,6 +17,7 @@ use chatpulse::hot::{Hot, HotOptions, keys};
 use chatpulse::journal::sessions::DirectoryCursor;
 use chatpulse::journal::{Journal, JournalOptions};
 use deadpool_redis::redis::cmd;
+use futures_util::FutureExt;
 use futures_util::stream::{self, StreamExt};
 use uuid::Uuid;
 
@@ -37,11 +38,21 @@ const LONG_MS: u64 = 3_600_000;
 const PATIENCE: Duration = Duration::from_secs(120);
 
 /// Some runs, recorded.
-fn recorded(first: u64) -> Vec<(u64, Outcome)> {
+async fn recorded(first: u64, rules: Rules) -> Vec<(u64, Outcome)> {
     // A run has a runtime of its own, which can't be inside of the test's.
-    let record =
-        move || (first..first + RUNS).map(|seed| (seed, scenario::run(seed, Rules::default(), true)));
-    thread::spawn(move || record().collect()).join().expect("a run does not panic")
+    let record = move || (first..first + RUNS).map(|seed| (seed, scenario::run(seed, rules, true))).collect();
+    tokio::task::spawn_blocking(record).await.expect("a run does not panic")
+}
+
+/// Whether one of the replays finds an answer that differs.
+async fn finds_a_difference(replays: impl Iterator<Item = impl Future>) -> bool {
+    let mut replays = stream::iter(replays);
+    while let Some(replay) = replays.next().await {
+        if AssertUnwindSafe(replay).catch_unwind().await.is_err() {
+            return true;
+        }
+    }
+    false
 }
 
 // PostgreSQL --------------------------------------------------------------------------------------------
@@ -165,10 +176,17 @@ impl RealJournal {
 
 #[tokio::test]
 async fn postgresql_in_memory_answers_as_the_real_one() {
-    let runs = tokio::task::spawn_blocking(|| recorded(0)).await.unwrap();
+    let runs = recorded(0, Rules::default()).await;
     let replays = runs.iter().map(|(seed, outcome)| replay_journal(*seed, outcome));
     // Dropping a database blocks the thread, hence the others' time: that comes when all are done.
     let _done: Vec<RealJournal> = stream::iter(replays).buffer_unordered(AT_ONCE).collect().await;
+}
+
+#[tokio::test]
+async fn a_postgresql_in_memory_that_counts_twice_is_found() {
+    let runs = recorded(0, Rules { duplicate_check: false, ..Rules::default() }).await;
+    let replays = runs.iter().map(|(seed, outcome)| replay_journal(*seed, outcome));
+    assert!(finds_a_difference(replays).await);
 }
 
 async fn replay_journal(seed: u64, outcome: &Outcome) -> RealJournal {
@@ -361,41 +379,74 @@ fn borrow(claim: &OwnedClaim) -> Claim<'_> {
 
 #[tokio::test]
 async fn redis_in_memory_answers_as_the_real_one() {
-    for (seed, outcome) in tokio::task::spawn_blocking(|| recorded(0)).await.unwrap() {
-        let mut hot = RealHot::new().await;
-        for (number, step) in outcome.trace.iter().enumerate() {
-            let answers = match &step.effect {
-                Effect::Hot(call, expected) => {
-                    let real = hot.execute(step.at, call, expected).await;
-                    [format!("{expected:?}"), format!("{real:?}")]
-                }
-                Effect::HotFlushed => {
-                    hot.flush().await;
-                    continue;
-                }
-                // What a server does that died is in its own hands: cursors of it are worth nothing.
-                Effect::HotRolledBack => break,
-                _ => continue,
-            };
-            assert_alike(seed, number, step, &answers);
-        }
+    for (seed, outcome) in recorded(0, Rules::default()).await {
+        replay_hot(seed, &outcome).await;
     }
 }
 
 #[tokio::test]
-async fn the_queue_in_memory_answers_as_the_real_one() {
-    for (seed, outcome) in tokio::task::spawn_blocking(|| recorded(100)).await.unwrap() {
-        let mut hot = RealHot::new().await;
-        let mut owners = HashMap::new();
-        for (number, step) in outcome.trace.iter().enumerate() {
-            let Effect::Queue(call, expected) = &step.effect else { continue };
-            // Who was not heard of for how long is a matter of real time.
-            if takes_over(call, expected, step.instance, &mut owners) {
-                break;
+async fn a_redis_in_memory_whose_older_states_win_is_found() {
+    let runs = recorded(0, Rules { versions: false, ..Rules::default() }).await;
+    assert!(finds_a_difference(runs.iter().map(|(seed, outcome)| replay_hot(*seed, outcome))).await);
+}
+
+async fn replay_hot(seed: u64, outcome: &Outcome) {
+    let mut hot = RealHot::new().await;
+    for (number, step) in outcome.trace.iter().enumerate() {
+        let answers = match &step.effect {
+            Effect::Hot(call, expected) => {
+                let real = hot.execute(step.at, call, expected).await;
+                [expected.clone(), real].map(|answer| format!("{:?}", in_order(answer)))
             }
-            let real = hot.queue(step.instance, call, expected).await;
-            assert_alike(seed, number, step, &[format!("{expected:?}"), format!("{real:?}")]);
+            Effect::HotFlushed => {
+                hot.flush().await;
+                continue;
+            }
+            // What a server does that died is in its own hands: cursors of it are worth nothing.
+            Effect::HotRolledBack => break,
+            _ => continue,
+        };
+        assert_alike(seed, number, step, &answers);
+    }
+}
+
+/// Of the changes that one call made, which is the first means nothing.
+fn in_order(mut answer: HotAnswer) -> HotAnswer {
+    if let HotAnswer::Changes(changes) = &mut answer {
+        changes.iter_mut().for_each(|bucket| bucket.changed.sort_by_key(|change| change.streamer_id));
+    }
+    answer
+}
+
+#[tokio::test]
+async fn the_queue_in_memory_answers_as_the_real_one() {
+    for (seed, outcome) in recorded(100, Rules::default()).await {
+        replay_queue(seed, &outcome).await;
+    }
+}
+
+#[tokio::test]
+async fn a_queue_in_memory_that_loses_a_vote_is_found() {
+    let mut runs = recorded(100, Rules::default()).await;
+    for step in runs.iter_mut().flat_map(|(_, outcome)| &mut outcome.trace) {
+        if let Effect::Queue(QueueCall::Take(_), QueueAnswer::Taken(taken)) = &mut step.effect {
+            taken.pop();
         }
+    }
+    assert!(finds_a_difference(runs.iter().map(|(seed, outcome)| replay_queue(*seed, outcome))).await);
+}
+
+async fn replay_queue(seed: u64, outcome: &Outcome) {
+    let mut hot = RealHot::new().await;
+    let mut owners = HashMap::new();
+    for (number, step) in outcome.trace.iter().enumerate() {
+        let Effect::Queue(call, expected) = &step.effect else { continue };
+        // Who was not heard of for how long is a matter of real time.
+        if takes_over(call, expected, step.instance, &mut owners) {
+            break;
+        }
+        let real = hot.queue(step.instance, call, expected).await;
+        assert_alike(seed, number, step, &[format!("{expected:?}"), format!("{real:?}")]);
     }
 }
 
