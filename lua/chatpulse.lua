@@ -23,6 +23,10 @@ local NEGLIGIBLE = 1e-9
 -- A version is ordinal * ORDINAL + stream version, exact in a double up to VERSION_MAX.
 local ORDINAL = 2 ^ 32
 local VERSION_MAX = 2 ^ 53
+-- The number of a change log without changes. Not 0: the first number of a log that nobody began is 1.
+local BEGIN = 1
+-- A log's life is renewed once in so many changes.
+local RENEW_EVERY = 64
 
 -- The arithmetic, the same as in src/domain/sentiment.rs and in schema/ ---------------------------
 
@@ -146,7 +150,7 @@ end
 
 local function begin_log(log, epoch, new_epoch, ttl_ms)
   redis.call('DEL', log, epoch)
-  redis.call('HSET', epoch, 'id', new_epoch, 'newest', '0', 'floor', '0')
+  redis.call('HSET', epoch, 'id', new_epoch, 'newest', BEGIN, 'floor', '0')
   redis.call('PEXPIRE', epoch, ttl_ms)
 end
 
@@ -156,10 +160,12 @@ end
 -- new with each new log), `newest` (the last number given), `floor` (the highest number trimmed
 -- away: who has read less has missed something), and for each streamer in the log its version.
 local function note_change(log, epoch, streamer_id, version, new_epoch, log_max, ttl_ms)
-  if redis.call('HEXISTS', epoch, 'id') == 0 then
-    begin_log(log, epoch, new_epoch, ttl_ms)
-  end
   local number = redis.call('HINCRBY', epoch, 'newest', 1)
+  if number <= BEGIN then
+    -- There was no log.
+    begin_log(log, epoch, new_epoch, ttl_ms)
+    number = redis.call('HINCRBY', epoch, 'newest', 1)
+  end
   redis.call('ZADD', log, number, streamer_id)
   redis.call('HSET', epoch, streamer_id, version)
   local excess = redis.call('ZCARD', log) - log_max
@@ -170,8 +176,10 @@ local function note_change(log, epoch, streamer_id, version, new_epoch, log_max,
     end
     redis.call('HSET', epoch, 'floor', trimmed[#trimmed])
   end
-  redis.call('PEXPIRE', log, ttl_ms)
-  redis.call('PEXPIRE', epoch, ttl_ms)
+  if number == BEGIN + 1 or number % RENEW_EVERY == 0 then
+    redis.call('PEXPIRE', log, ttl_ms)
+    redis.call('PEXPIRE', epoch, ttl_ms)
+  end
 end
 
 -- The functions -----------------------------------------------------------------------------------
@@ -225,6 +233,35 @@ local function mirror(keys, args)
   redis.call('HSET', session, unpack(args, 6))
   renew(session, refs, life_ms)
   note_change(log, epoch, streamer_id, state.version, new_epoch, log_max, ttl_ms)
+  return 'written'
+end
+
+-- Writes what votes change of a session, if all else of it is there already: the hot way of `mirror`.
+--
+-- KEYS: session hash, change log, epoch hash
+-- ARGV: streamer id, epoch for a new log, entries the log keeps, the log's life in ms, session id, config
+--       version, then the hash's fields that votes change: name, value, …
+-- Answers 'written', or 'older' when the same state or a newer one is there, or 'unknown' when the whole
+-- state is needed: another session or config is there, or none. Does not renew the session's life.
+local function move(keys, args)
+  local session, log, epoch = unpack(keys)
+  local log_max, ttl_ms = tonumber(args[3]), tonumber(args[4])
+  local state = by_name(args, 7)
+  local value = tonumber(state.value)
+  if not is_whole(state.version) or not is_whole(state.last_update) or not value or value ~= value then
+    return redis.error_reply('ERR move: the version, the time or the value is no number')
+  elseif math.min(log_max or 0, ttl_ms or 0) < 1 then
+    return redis.error_reply('ERR move: a bound or a life is no positive number')
+  end
+  local version = tonumber(state.version)
+  local there = redis.call('HMGET', session, 'version', 'session_id', 'config_version', 'holders')
+  if tonumber(there[1] or -1) >= version then
+    return 'older'
+  elseif there[2] ~= args[5] or there[3] ~= args[6] or ordinal_of(there[4]) > ordinal_of(version) then
+    return 'unknown'
+  end
+  redis.call('HSET', session, unpack(args, 7))
+  note_change(log, epoch, args[1], state.version, args[2], log_max, ttl_ms)
   return 'written'
 end
 
@@ -396,6 +433,7 @@ local function delete_if_holds(keys, args)
 end
 
 redis.register_function('chatpulse_v2_mirror', mirror)
+redis.register_function('chatpulse_v2_move', move)
 redis.register_function('chatpulse_v2_changes_since', changes_since)
 redis.register_function('chatpulse_v2_holders', holders)
 redis.register_function({ function_name = 'chatpulse_v2_read', callback = read, flags = { 'no-writes' } })

@@ -4,21 +4,28 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
+use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::directory::SessionHandle;
 use super::services::Services;
 use crate::domain::rank;
 use crate::hot::HotError;
-use crate::hot::changes::{Change, Cursor};
+use crate::hot::changes::{Change, Cursor, Pulse};
 use crate::hot::keys::Bucket;
 use crate::journal::JournalError;
+
+/// The change logs are asked after so long also without a sign of a change, which may have been lost.
+const ASKED_ANYWAY: Duration = Duration::from_secs(1);
 
 /// How far this instance has read the change logs.
 #[derive(Default)]
 pub(super) struct Follower {
     cursors: BTreeMap<Bucket, Cursor>,
+    /// The pulse that was heard before the logs were last asked, and when that was.
+    heard: Option<(Pulse, Instant)>,
     /// Changes of streamers without an actor here, while cold starts are under way: one of them may be
     /// theirs, and have read the journal before the change.
     unclaimed: HashMap<Uuid, i64>,
@@ -52,6 +59,11 @@ impl Follower {
         if buckets.is_empty() {
             return Ok(looked);
         }
+        // Heard first: what changes while the logs are asked changes the pulse again.
+        let pulse = services.hot.pulse().await?;
+        if self.is_quiet(&pulse, buckets) {
+            return Ok(looked);
+        }
         let cursor = |bucket: &Bucket| self.cursors.get(bucket).cloned().unwrap_or_default();
         let asked: Vec<(Bucket, Cursor)> = buckets.iter().map(|bucket| (*bucket, cursor(bucket))).collect();
         for changes in services.hot.changes_since(&asked).await? {
@@ -63,7 +75,15 @@ impl Follower {
                 .changed
                 .extend(changes.changed.iter().filter_map(|change| self.note(services, change, opening)));
         }
+        self.heard = Some((pulse, Instant::now()));
         Ok(looked)
+    }
+
+    /// Whether nothing has changed since the logs of all these buckets were asked.
+    fn is_quiet(&self, pulse: &Pulse, buckets: &[Bucket]) -> bool {
+        let same = |(heard, asked): &(Pulse, Instant)| heard == pulse && asked.elapsed() < ASKED_ANYWAY;
+        self.heard.as_ref().is_some_and(same)
+            && buckets.iter().all(|bucket| self.cursors.contains_key(bucket))
     }
 
     /// The streamer, if the change is news here.

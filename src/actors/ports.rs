@@ -10,7 +10,7 @@ use uuid::Uuid;
 use crate::domain::holders::Holders;
 use crate::domain::time::Millis;
 use crate::domain::vote::NewVote;
-use crate::hot::changes::{Changes, Cursor};
+use crate::hot::changes::{Changes, Cursor, Pulse};
 use crate::hot::debounce::{Claim, Claimed};
 use crate::hot::keys::Bucket;
 use crate::hot::mirror::{HotSession, MirrorEntry, Mirrored};
@@ -63,6 +63,7 @@ pub trait HotPort: Send + Sync {
     async fn release_claims(&self, claims: &[Claim<'_>]) -> Result<(), HotError>;
     async fn mirror(&self, entries: &[MirrorEntry<'_>]) -> Result<Vec<Mirrored>, HotError>;
     async fn note_holders(&self, holders: &[Holders]) -> Result<Vec<Mirrored>, HotError>;
+    async fn pulse(&self) -> Result<Pulse, HotError>;
     async fn changes_since(&self, cursors: &[(Bucket, Cursor)]) -> Result<Vec<Changes>, HotError>;
     async fn read_all(&self, streamer_ids: &[Uuid], now: Millis)
     -> Result<Vec<Option<HotSession>>, HotError>;
@@ -202,6 +203,10 @@ impl HotPort for Hot {
 
     async fn note_holders(&self, holders: &[Holders]) -> Result<Vec<Mirrored>, HotError> {
         Hot::note_holders(self, holders).await
+    }
+
+    async fn pulse(&self) -> Result<Pulse, HotError> {
+        Hot::pulse(self).await
     }
 
     async fn changes_since(&self, cursors: &[(Bucket, Cursor)]) -> Result<Vec<Changes>, HotError> {

@@ -1,6 +1,6 @@
 //! What changed in the mirror since an instance last looked, bucket by bucket.
 
-use deadpool_redis::redis::{FromRedisValue, Value};
+use deadpool_redis::redis::{Cmd, FromRedisValue, Value, cmd};
 use uuid::Uuid;
 
 use super::functions::Function;
@@ -59,7 +59,43 @@ pub struct Changes {
     pub changed: Vec<Change>,
 }
 
+/// A sign by which to see that nothing has changed in any bucket: as long as it stays the same.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pulse {
+    server_generation: u64,
+    /// Random, new with each change; `None` after a flush.
+    value: Option<String>,
+}
+
+impl Pulse {
+    /// The pulse of a server that was heard.
+    pub fn of(server_generation: u64, value: Option<String>) -> Pulse {
+        Pulse { server_generation, value }
+    }
+}
+
+/// The command that beats the pulse, sent after the changes it tells of: who hears it before they are
+/// there hears it too early, and misses them.
+pub(super) fn beat(value: &str) -> Cmd {
+    let mut set = cmd("SET");
+    set.arg(keys::pulse()).arg(value).arg("PX").arg(CHANGE_LOG_TTL_MS);
+    set
+}
+
 impl Hot {
+    /// The pulse of all change logs. It may be lost, or come a moment after a change; so the logs have to be
+    /// asked now and then also while it stays the same.
+    ///
+    /// # Errors
+    /// [`HotError`].
+    pub async fn pulse(&self) -> Result<Pulse, HotError> {
+        // Read before asking: if the server changes meanwhile, the next call notices.
+        let server_generation = self.server_generation();
+        let mut get = cmd("GET");
+        get.arg(keys::pulse());
+        Ok(Pulse { server_generation, value: self.ask(get).await? })
+    }
+
     /// What changed in each bucket since its cursor, in the same order. Begins the logs that are not
     /// there.
     ///

@@ -14,6 +14,7 @@ const LIBRARY: &str = concat!(include_str!("../../lua/chatpulse.lua"), include_s
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Function {
     Mirror,
+    Move,
     Read,
     ChangesSince,
     Holders,
@@ -32,6 +33,7 @@ impl Function {
     fn name(self) -> &'static str {
         match self {
             Function::Mirror => "chatpulse_v2_mirror",
+            Function::Move => "chatpulse_v2_move",
             Function::Read => "chatpulse_v2_read",
             Function::ChangesSince => "chatpulse_v2_changes_since",
             Function::Holders => "chatpulse_v2_holders",

@@ -63,6 +63,11 @@ pub fn changes_epoch(bucket: Bucket) -> String {
     format!("chatpulse:changes:{{{bucket}}}:epoch")
 }
 
+/// String: changes with each change that is noted in any change log; in a slot of its own.
+pub fn pulse() -> String {
+    "chatpulse:changes:pulse".into()
+}
+
 /// Sorted set: streamer id → when the last holder left, in milliseconds.
 pub fn orphans(bucket: Bucket) -> String {
     format!("chatpulse:orphans:{{{bucket}}}")

@@ -6,6 +6,7 @@ use std::str::FromStr;
 use deadpool_redis::redis::{Cmd, Value, cmd};
 use uuid::Uuid;
 
+use super::changes::beat;
 use super::functions::Function;
 use super::keys::{self, Bucket};
 use super::pool::answer;
@@ -22,6 +23,8 @@ pub(super) const CHANGE_LOG_TTL_MS: u64 = 24 * 3600 * 1000;
 /// How long a session and who holds it stay without a write of either. Live sessions need no life:
 /// it is for those whose end was noted by nobody, because all who knew them died.
 pub(super) const SESSION_TTL_MS: u64 = 48 * 3600 * 1000;
+/// Once in so many versions of a session its whole state is written, which renews the life of its keys.
+const WHOLE_EVERY: i64 = 64;
 /// How long the end of a session is remembered, so that a late write can't bring it back.
 const ENDED_TTL_MS: u64 = 10 * 60 * 1000;
 /// How long a broadcaster key outlives the last write of its session. It goes with the session; the
@@ -67,22 +70,43 @@ pub struct HotSession {
 }
 
 impl Hot {
-    /// Writes the states, each only if it is newer than what is there, and answers in their order.
+    /// Writes the states, each only if it is newer than what is there, and answers in their order. What
+    /// votes change is tried first; the whole state is written where that does not do.
     ///
     /// # Errors
     /// [`HotError`] when it is not known what became of the states; writing them again is safe.
     pub async fn mirror(&self, entries: &[MirrorEntry<'_>]) -> Result<Vec<Mirrored>, HotError> {
         let new_epoch = Uuid::new_v4().simple().to_string();
-        let commands = entries.iter().flat_map(|entry| {
-            let broadcaster = keys::broadcaster(entry.twitch_user_id);
+        let (moves, mut whole): (Vec<usize>, Vec<usize>) =
+            (0..entries.len()).partition(|place| entries[*place].session.version % WHOLE_EVERY != 0);
+        let mut mirrored = vec![Mirrored::Older; entries.len()];
+        // One server serves commands in their order; a cluster's may differ, so it beats at the end.
+        let beat_within = || (!self.is_cluster()).then(|| beat(&new_epoch));
+        let calls = moves.iter().map(|place| move_call(&entries[*place], &new_epoch));
+        let calls = calls.chain(beat_within().filter(|_| !moves.is_empty()));
+        for (place, value) in moves.iter().zip(self.send(calls.collect()).await?) {
+            match moved(value)? {
+                Some(known) => mirrored[*place] = known,
+                None => whole.push(*place),
+            }
+        }
+        let commands = whole.iter().flat_map(|place| {
+            let entry = &entries[*place];
             let mut set = cmd("SET");
-            set.arg(broadcaster).arg(entry.session.streamer_id.to_string());
+            set.arg(keys::broadcaster(entry.twitch_user_id)).arg(entry.session.streamer_id.to_string());
             set.arg("EX").arg(BROADCASTER_TTL_S);
             [mirror_call(entry, &new_epoch, CHANGE_LOG_MAX), set]
         });
-        let answers = self.send(commands.collect()).await?;
+        let commands = commands.chain(beat_within().filter(|_| !whole.is_empty()));
         // Every second answer is the broadcaster key's.
-        answers.into_iter().step_by(2).map(mirrored).collect()
+        let answers = self.send(commands.collect()).await?.into_iter().step_by(2);
+        for (place, value) in whole.iter().zip(answers) {
+            mirrored[*place] = written(value)?;
+        }
+        if self.is_cluster() {
+            self.ask::<()>(beat(&new_epoch)).await?;
+        }
+        Ok(mirrored)
     }
 
     /// The session of a streamer as it stands at `now`; `None` when the mirror has none.
@@ -155,7 +179,30 @@ impl Hot {
     }
 }
 
-/// The call that mirrors one state; `log_max` bounds its bucket's change log.
+/// The call that writes what votes change of a state that is there already.
+fn move_call(entry: &MirrorEntry<'_>, new_epoch: &str) -> Cmd {
+    let Session { streamer_id, mood, params, .. } = entry.session;
+    let bucket = Bucket::of(*streamer_id);
+    let mut call = Function::Move.call(&[
+        keys::session(*streamer_id),
+        keys::changes(bucket),
+        keys::changes_epoch(bucket),
+    ]);
+    call.arg(streamer_id.to_string()).arg(new_epoch).arg(CHANGE_LOG_MAX).arg(CHANGE_LOG_TTL_MS);
+    call.arg(entry.session_id.to_string()).arg(entry.session.config_version);
+    call.arg("version").arg(entry.session.frame_version());
+    call.arg("value").arg(mood.value.to_string()).arg("last_update").arg(mood.at.0);
+    call.arg("for").arg(mood.for_count).arg("against").arg(mood.against_count);
+    if params.model == Model::Window {
+        call.arg("seconds").arg(seconds_json(&mood.seconds));
+    }
+    if let Some(reset_at) = entry.session.reset_at {
+        call.arg("reset_at").arg(reset_at.0);
+    }
+    call
+}
+
+/// The call that mirrors one whole state; `log_max` bounds its bucket's change log.
 pub(super) fn mirror_call(entry: &MirrorEntry<'_>, new_epoch: &str, log_max: usize) -> Cmd {
     let streamer_id = entry.session.streamer_id;
     let bucket = Bucket::of(streamer_id);
@@ -213,9 +260,17 @@ fn seconds_json(seconds: &[SecondTally]) -> String {
     format!("[{}]", rows.join(","))
 }
 
+/// An answer to [`move_call`]; `None` when the whole state is needed.
+fn moved(value: Value) -> Result<Option<Mirrored>, HotError> {
+    match &value {
+        Value::BulkString(word) if word == b"unknown" => Ok(None),
+        _ => written(value).map(Some),
+    }
+}
+
 /// An answer to a write of something versioned. What says that the server takes no writes at all is
 /// an error of the whole call: nothing is wrong with the state.
-pub(super) fn mirrored(value: Value) -> Result<Mirrored, HotError> {
+pub(super) fn written(value: Value) -> Result<Mirrored, HotError> {
     let takes_no_writes = matches!(&value, Value::ServerError(error) if NO_WRITES.contains(&error.code()));
     Ok(match answer::<String>(value) {
         Ok(word) if word == "written" => Mirrored::Written,

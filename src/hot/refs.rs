@@ -6,7 +6,7 @@ use uuid::Uuid;
 
 use super::functions::Function;
 use super::keys::{self, Bucket};
-use super::mirror::{Mirrored, SESSION_TTL_MS, mirrored};
+use super::mirror::{Mirrored, SESSION_TTL_MS, written};
 use super::pool::answer;
 use super::{Hot, HotError};
 use crate::domain::holders::Holders;
@@ -36,7 +36,7 @@ impl Hot {
     /// [`HotError`]; writing again is safe.
     pub async fn note_holders(&self, holders: &[Holders]) -> Result<Vec<Mirrored>, HotError> {
         let answers = self.send(holders.iter().map(holders_call).collect()).await?;
-        answers.into_iter().map(mirrored).collect()
+        answers.into_iter().map(written).collect()
     }
 
     /// How many instances hold a streamer's session.

@@ -3,6 +3,7 @@
 mod changes;
 mod holders;
 mod limits;
+mod moves;
 mod queue;
 mod spill;
 
@@ -305,6 +306,7 @@ async fn going_back_to_the_decay_model_drops_the_seconds() {
     state.params.model = Model::Window;
     mirror(&hot, &state).await;
     state.params.model = Model::Decay;
+    state.config_version += 1;
     state.version = 2;
     mirror(&hot, &state).await;
     let there: i64 = raw(&server, &["HEXISTS", &keys::session(state.streamer_id), "seconds"]).await;
@@ -597,7 +599,7 @@ async fn on_a_cluster_everything_works_and_all_keys_are_declared() {
             _ => {}
         }
     }
-    assert_eq!(functions.len(), 13, "{functions:?}");
+    assert_eq!(functions.len(), 14, "{functions:?}");
 }
 
 /// Calls every function, each of their ways included that touches keys.
@@ -615,8 +617,10 @@ async fn use_everything(hot: &Hot) {
     let mut window = session(ids[0], 2, 1);
     window.params.model = Model::Window;
     assert_eq!(mirror(hot, &window).await, Mirrored::Written);
-    assert_eq!(mirror(hot, &session(ids[0], 2, 2)).await, Mirrored::Written);
+    let decay = Session { config_version: 4, ..session(ids[0], 2, 2) };
+    assert_eq!(mirror(hot, &decay).await, Mirrored::Written);
     assert_eq!(changes(hot, Bucket::of(ids[0]), &mut cursor).await.1.len(), 1);
+    assert_eq!(mirror(hot, &session(ids[3], 1, 2)).await, Mirrored::Written);
     assert_eq!(frame_version(hot, ids[0]).await, Some((2, 2)));
     let state = session(ids[0], 2, 2);
     assert_eq!(note(hot, &held_by(&state, 1, &[ids[1], ids[2]])).await, Mirrored::Written);

@@ -12,7 +12,7 @@ use chatpulse::domain::streamer;
 use chatpulse::domain::time::Millis;
 use chatpulse::domain::vote::NewVote;
 use chatpulse::hot::HotError;
-use chatpulse::hot::changes::{Changes, Cursor};
+use chatpulse::hot::changes::{Changes, Cursor, Pulse};
 use chatpulse::hot::debounce::{Claim, Claimed};
 use chatpulse::hot::keys::Bucket;
 use chatpulse::hot::mirror::{HotSession, MirrorEntry, Mirrored};
@@ -302,6 +302,10 @@ impl HotPort for Line {
     async fn note_holders(&self, holders: &[Holders]) -> Result<Vec<Mirrored>, HotError> {
         let call = HotCall::NoteHolders(holders.to_vec());
         expect_answer!(self.hot(call).await?, HotAnswer::Written(written) => written)
+    }
+
+    async fn pulse(&self) -> Result<Pulse, HotError> {
+        expect_answer!(self.hot(HotCall::Pulse).await?, HotAnswer::Pulse(pulse) => pulse)
     }
 
     async fn changes_since(&self, cursors: &[(Bucket, Cursor)]) -> Result<Vec<Changes>, HotError> {

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use chatpulse::domain::holders::Holders;
 use chatpulse::domain::session::Session;
 use chatpulse::domain::time::Millis;
-use chatpulse::hot::changes::{Change, Changes, Cursor};
+use chatpulse::hot::changes::{Change, Changes, Cursor, Pulse};
 use chatpulse::hot::debounce::Claimed;
 use chatpulse::hot::keys::Bucket;
 use chatpulse::hot::mirror::{HotSession, Mirrored};
@@ -22,6 +22,7 @@ pub enum HotCall {
     ReleaseClaims(Vec<OwnedClaim>),
     Mirror(Vec<State>),
     NoteHolders(Vec<Holders>),
+    Pulse,
     ChangesSince(Vec<(Bucket, Cursor)>),
     ReadAll(Vec<Uuid>, Millis),
     Marks(Vec<Uuid>),
@@ -45,6 +46,7 @@ pub enum HotAnswer {
     Done,
     Claimed(Vec<Claimed>),
     Written(Vec<Mirrored>),
+    Pulse(Pulse),
     Changes(Vec<Changes>),
     Sessions(Vec<Option<HotSession>>),
     Marks(Vec<Option<Mark>>),
@@ -109,6 +111,10 @@ pub struct HotModel {
     ended: BTreeMap<Uuid, i64>,
     logs: BTreeMap<Bucket, Log>,
     claims: BTreeMap<(Uuid, String), (String, Millis)>,
+    /// The last of the pulses.
+    pulse: Option<u64>,
+    /// How often the pulse was beaten; survives flushes, as random values do.
+    pulses: u64,
     /// Grows with each log that is begun; survives flushes, as random ids do.
     epochs: u64,
     /// The server's run: cursors of an earlier one are worth nothing.
@@ -120,13 +126,24 @@ pub struct HotModel {
 impl HotModel {
     /// All keys are gone.
     pub fn flush(&mut self) {
-        *self =
-            HotModel { epochs: self.epochs, run: self.run, went_back: self.went_back, ..HotModel::default() };
+        *self = HotModel {
+            epochs: self.epochs,
+            pulses: self.pulses,
+            run: self.run,
+            went_back: self.went_back,
+            ..HotModel::default()
+        };
     }
 
     /// The server is started again from an earlier snapshot of its keys.
     pub fn restart_from(&mut self, snapshot: HotModel) {
-        *self = HotModel { epochs: self.epochs, run: self.run + 1, went_back: self.went_back, ..snapshot };
+        *self = HotModel {
+            epochs: self.epochs,
+            pulses: self.pulses,
+            run: self.run + 1,
+            went_back: self.went_back,
+            ..snapshot
+        };
     }
 
     /// The streamers of whom some key of a session is there.
@@ -150,10 +167,16 @@ impl HotModel {
                 HotAnswer::Done
             }
             HotCall::Mirror(states) => {
+                self.pulses += 1;
+                self.pulse = Some(self.pulses);
                 HotAnswer::Written(states.iter().map(|state| self.mirror(rules, state)).collect())
             }
             HotCall::NoteHolders(all) => {
                 HotAnswer::Written(all.iter().map(|holders| self.note_holders(rules, holders)).collect())
+            }
+            HotCall::Pulse => {
+                let value = self.pulse.map(|pulse| pulse.to_string());
+                HotAnswer::Pulse(Pulse::of(self.run, value))
             }
             HotCall::ChangesSince(cursors) => HotAnswer::Changes(
                 cursors.iter().map(|(bucket, cursor)| self.changes_since(rules, *bucket, cursor)).collect(),
