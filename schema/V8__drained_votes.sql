@@ -96,16 +96,22 @@ BEGIN
                     ELSE s.seconds END AS seconds
         FROM batch b
         JOIN chatpulse.sessions s ON s.session_id = b.session_id
-    ), head AS (
-        SELECT m.session_id, m.version, m.votes, m.at_ms, m.for_count, m.against_count, m.seconds,
-               CASE m.model WHEN 'window'
-                    THEN chatpulse.window_value(m.seconds, m.window_seconds, m.at_ms)
-                    ELSE chatpulse.settled(
-                        m.value * chatpulse.decay_factor(
-                            m.decay_speed * chatpulse.seconds_between(m.before_ms, m.at_ms))
-                        + m.vote_delta * m.pull)
-               END AS value
+    ), unsettled AS MATERIALIZED (
+        -- By itself, because PostgreSQL puts settled() in place only where its argument is a mere column.
+        SELECT m.*,
+               CASE WHEN m.model <> 'window'
+                    THEN m.value * chatpulse.decay_factor(
+                             m.decay_speed * chatpulse.seconds_between(m.before_ms, m.at_ms))
+                         + m.vote_delta * m.pull
+               END AS decayed
         FROM moved m
+    ), head AS (
+        SELECT u.session_id, u.version, u.votes, u.at_ms, u.for_count, u.against_count, u.seconds,
+               CASE u.model WHEN 'window'
+                    THEN chatpulse.window_value(u.seconds, u.window_seconds, u.at_ms)
+                    ELSE chatpulse.settled(u.decayed)
+               END AS value
+        FROM unsettled u
     ), event AS (
         INSERT INTO chatpulse.session_events (session_id, version, type, schema_version, data, metadata)
         SELECT h.session_id, h.version, 'VotesCast', 1,
@@ -126,13 +132,14 @@ BEGIN
            s.at_ms, s.value, s.for_count, s.against_count, s.seconds,
            s.started_at_ms, s.reset_at_ms, s.ended_at_ms,
            coalesce(array_agg(v.n) FILTER (WHERE a.n IS NOT NULL), '{}'),
-           coalesce(array_agg(v.n) FILTER (WHERE s.ended_at_ms IS NOT NULL AND k.message_id IS NULL), '{}'),
+           -- Looked up for sessions that have ended only.
+           coalesce(array_agg(v.n) FILTER (WHERE s.ended_at_ms IS NOT NULL AND NOT EXISTS (
+               SELECT FROM chatpulse.vote_ids k
+               WHERE k.streamer_id = s.streamer_id AND k.message_id = v.message_key)), '{}'),
            v_now_ms
     FROM unnest(p_session_ids, p_message_keys) WITH ORDINALITY AS v (session_id, message_key, n)
     JOIN chatpulse.sessions s ON s.session_id = v.session_id
     LEFT JOIN unnest(v_accepted) AS a (n) ON a.n = v.n
-    LEFT JOIN chatpulse.vote_ids k
-        ON s.ended_at_ms IS NOT NULL AND k.streamer_id = s.streamer_id AND k.message_id = v.message_key
     GROUP BY s.session_id;
 END $$;
 
