@@ -41,6 +41,9 @@ const BACKLOG: i32 = 4096;
 const CONNECTIONS_PER_WORKER: usize = 9_000;
 /// Connections to PostgreSQL for votes, the lease and the directory's feed, beside the pool.
 const VOTE_CONNECTIONS: usize = 6;
+/// With so many threads for HTTP or fewer, session actors share the committer's: more threads than cores only
+/// make a vote wait for each other.
+const FEW_WORKERS: usize = 2;
 /// Connecting to Redis, and its sign of life: a server that takes longer counts as away.
 const REDIS_CONNECT_MAX: Duration = Duration::from_millis(500);
 /// The share of the drain time in which requests under way are answered, after overlays were closed.
@@ -317,7 +320,7 @@ fn actor_options(settings: &Settings) -> ActorOptions {
         overlay_message_bytes_max: settings.overlay.frame_bytes_max,
         votes_waiting_max: settings.limits.votes_waiting_max,
         overlays_per_session_max: settings.overlay.connections_per_session_max,
-        arbiters: (settings.http.workers / 2).max(1),
+        arbiters: if settings.http.workers <= FEW_WORKERS { 0 } else { settings.http.workers / 2 },
         panic_on_message: std::env::var(PANIC_ON_MESSAGE).ok().filter(|_| cfg!(debug_assertions)),
     }
 }

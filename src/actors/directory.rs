@@ -258,6 +258,15 @@ impl Directory {
         handle.filter(|handle| handle.address.connected())
     }
 
+    /// The actors that stand here but have died, in the order of their streamers' ids.
+    pub fn dead_sessions(&self) -> Vec<(Uuid, SessionHandle)> {
+        let sessions = read(&self.sessions);
+        let dead = sessions.iter().filter(|(_, handle)| !handle.address.connected());
+        let mut listed: Vec<_> = dead.map(|(id, handle)| (*id, handle.clone())).collect();
+        listed.sort_unstable_by_key(|(streamer_id, _)| *streamer_id);
+        listed
+    }
+
     /// Whether the actor that stands here for a streamer has died.
     pub fn has_dead_session(&self, streamer_id: Uuid) -> bool {
         read(&self.sessions).get(&streamer_id).is_some_and(|handle| !handle.address.connected())

@@ -70,11 +70,19 @@ pub struct Offered {
     pub conflated: u64,
 }
 
-/// What a socket finds when it looks, in the order to send it.
+/// What a socket finds when it looks.
 #[derive(Debug, Default)]
 pub struct Taken {
-    pub frames: Vec<Frame>,
+    /// One of each kind, where one waited, in the order to send them.
+    frames: [Option<Frame>; 4],
     pub close: Option<Close>,
+}
+
+impl Taken {
+    /// The frames, in the order to send them.
+    pub fn into_frames(self) -> impl Iterator<Item = Frame> {
+        self.frames.into_iter().flatten()
+    }
 }
 
 impl Outbox {
@@ -117,7 +125,7 @@ impl Outbox {
         let mut waiting = std::mem::take(&mut *self.lock());
         let frames =
             [waiting.hello.take(), waiting.config.take(), waiting.reset.take(), waiting.sentiment.take()];
-        Taken { frames: frames.into_iter().flatten().collect(), close: waiting.close }
+        Taken { frames, close: waiting.close }
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Waiting> {
@@ -135,7 +143,7 @@ mod tests {
     }
 
     fn texts(outbox: &Outbox) -> Vec<String> {
-        outbox.take().frames.iter().map(|frame| frame.text.to_string()).collect()
+        outbox.take().into_frames().map(|frame| frame.text.to_string()).collect()
     }
 
     #[test]

@@ -21,6 +21,10 @@ use crate::telemetry::logs::Redacted;
 
 /// Between two hellos. The page takes a silence of more than twice this for a dead network.
 const HELLO_EVERY: Duration = Duration::from_secs(60);
+/// Looks of all sockets within so long happen at once.
+const LOOKS_SHARED: Duration = Duration::from_millis(500);
+/// As [`LOOKS_SHARED`], where pings are so frequent that this would be late.
+const LOOK_MIN: Duration = Duration::from_millis(10);
 const TOO_LONG: &str = "the message is too long";
 /// RFC 6455, section 7.4.1: the message is not of the type it says (here: not UTF-8).
 const INVALID_PAYLOAD: u16 = 1007;
@@ -146,6 +150,23 @@ impl OverlayActor {
         context.stop();
     }
 
+    /// Looks again when something is due, or a moment later, together with other sockets: a thread that is woken
+    /// for each of thousands of sockets does little else.
+    fn look_when_due(&self, context: &mut SocketContext) {
+        let options = &self.seat.services.options;
+        let awaits_pong = self.last_ping.is_some_and(|ping| self.last_pong < ping);
+        let ping_due = match self.last_ping {
+            Some(ping) if awaits_pong => ping + options.pong_timeout,
+            last_ping => last_ping.unwrap_or(self.last_pong) + options.ping,
+        };
+        let due = ping_due.min(self.last_hello + HELLO_EVERY);
+        let shared = (options.ping.min(options.pong_timeout) / 10).clamp(LOOK_MIN, LOOKS_SHARED);
+        let began = self.seat.services.began;
+        let looks = (due - began).as_nanos() / shared.as_nanos() + 1;
+        let at = began + shared.saturating_mul(u32::try_from(looks).unwrap_or(u32::MAX));
+        context.run_later(at - Instant::now(), |actor, context| actor.keep_alive(context));
+    }
+
     fn keep_alive(&mut self, context: &mut SocketContext) {
         let options = &self.seat.services.options;
         let overdue = self
@@ -167,6 +188,7 @@ impl OverlayActor {
             self.last_ping = Some(Instant::now());
             context.ping(b"");
         }
+        self.look_when_due(context);
     }
 }
 
@@ -176,10 +198,7 @@ impl Actor for OverlayActor {
     fn started(&mut self, context: &mut Self::Context) {
         self.seat.services.metrics.overlays.inc();
         tracing::debug!(overlay = %Redacted(self.seat.overlay_uuid), "overlay connected");
-        let options = &self.seat.services.options;
-        // Often enough that neither a ping nor a missing pong is noticed much too late.
-        let look_every = (options.ping.min(options.pong_timeout) / 2).max(Duration::from_millis(10));
-        context.run_interval(look_every, |actor, context| actor.keep_alive(context));
+        self.look_when_due(context);
         let join = Join {
             overlay_id: self.id,
             overlay_uuid: self.seat.overlay_uuid,
@@ -211,11 +230,12 @@ impl Handler<Look> for OverlayActor {
 
     fn handle(&mut self, _: Look, context: &mut Self::Context) {
         let taken = self.outbox.take();
-        self.seat.services.metrics.frames_sent.inc_by(taken.frames.len() as u64);
-        for frame in taken.frames {
+        let close = taken.close;
+        for frame in taken.into_frames() {
+            self.seat.services.metrics.frames_sent.inc();
             context.text(frame.text);
         }
-        if let Some(close) = taken.close {
+        if let Some(close) = close {
             self.close(close.code(), close.reason(), context);
         }
     }

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::Notify;
+use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::directory::{Directory, LiveEntry};
@@ -88,6 +89,8 @@ pub struct Ports {
 /// What all actors of an instance share.
 pub struct Services {
     pub options: ActorOptions,
+    /// When this instance began.
+    pub began: Instant,
     /// For cold starts and requests.
     pub journal: Arc<dyn JournalPort>,
     /// For votes, the lease and the directory's feed: a storm of cold starts must not hold them up.
@@ -146,6 +149,7 @@ impl Services {
         Services {
             directory: Directory::new(Arc::clone(&metrics)),
             options,
+            began: Instant::now(),
             journal: ports.journal,
             vote_journal: ports.vote_journal,
             hot: ports.hot,

@@ -160,8 +160,8 @@ impl Supervisor {
         self.follow(context);
         if changes > 0 {
             self.services.metrics.tick_changes.observe(changes as f64);
-            self.services.metrics.tick_duration_seconds.observe(started.elapsed().as_secs_f64());
         }
+        self.services.metrics.tick_duration_seconds.observe(started.elapsed().as_secs_f64());
     }
 }
 

@@ -54,12 +54,13 @@ impl Handler<Look> for Socket {
         if self.instance.is_crashed() || self.closed.borrow().is_some() {
             return;
         }
-        for frame in taken.frames {
+        let close = taken.close;
+        for frame in taken.into_frames() {
             let frame: Value = serde_json::from_str(&frame.text).expect("frames are JSON");
             self.show(&frame);
         }
-        if taken.close.is_some() {
-            *self.closed.borrow_mut() = taken.close;
+        if close.is_some() {
+            *self.closed.borrow_mut() = close;
         }
     }
 }

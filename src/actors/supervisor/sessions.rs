@@ -49,10 +49,7 @@ impl Supervisor {
     /// Rebuilds the actors of held sessions that have died. Their overlays are closed by themselves and
     /// come back; the state comes from the journal.
     pub(super) fn rebuild_dead(&mut self) {
-        for (streamer_id, handle) in self.services.directory.sessions() {
-            if handle.address.connected() {
-                continue;
-            }
+        for (streamer_id, handle) in self.services.directory.dead_sessions() {
             let seated = handle.seats.load(Ordering::Acquire) > 0;
             let live = self.services.directory.by_streamer(streamer_id);
             let Some(live) = live.filter(|_| seated || self.held.contains(streamer_id)) else {
