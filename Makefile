@@ -1,7 +1,7 @@
 # The everyday commands. `make help` lists them.
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help run test lint ci clean
+.PHONY: help run test bench micro lint ci clean
 
 DATA_DIR := .local
 
@@ -16,6 +16,13 @@ run: ## the whole product with a simulated Twitch; Ctrl-C ends all of it
 test: ## the whole test suite, on private servers
 	@sh config/dev/install.sh test
 	@cargo test --locked
+
+bench: ## what it can do on this machine, beside the machine's limit; SCENARIO=votes for one alone
+	@sh config/dev/install.sh run
+	@cargo bench --locked --quiet --bench bench -- $(SCENARIO)
+
+micro: ## times of the functions that every message of chat goes through
+	@cargo bench --locked --bench micro
 
 lint: ## format, clippy, Lua, SQL and shell checks
 	@sh config/dev/install.sh lint
