@@ -21,6 +21,8 @@ use crate::telemetry::logs::Redacted;
 
 /// Between two hellos. The page takes a silence of more than twice this for a dead network.
 const HELLO_EVERY: Duration = Duration::from_secs(60);
+/// After so long without it, it is looked whether the session still lives.
+const HELLO_WITHIN: Duration = Duration::from_secs(5);
 /// Looks of all sockets within so long happen at once.
 const LOOKS_SHARED: Duration = Duration::from_millis(500);
 /// As [`LOOKS_SHARED`], where pings are so frequent that this would be late.
@@ -159,7 +161,9 @@ impl OverlayActor {
             Some(ping) if awaits_pong => ping + options.pong_timeout,
             last_ping => last_ping.unwrap_or(self.last_pong) + options.ping,
         };
-        let due = ping_due.min(self.last_hello + HELLO_EVERY);
+        // A session that died before it heard of this socket can't tell it.
+        let soon = Some(self.last_hello + HELLO_WITHIN).filter(|soon| *soon > Instant::now());
+        let due = ping_due.min(soon.unwrap_or(self.last_hello + HELLO_EVERY));
         let shared = (options.ping.min(options.pong_timeout) / 10).clamp(LOOK_MIN, LOOKS_SHARED);
         let began = self.seat.services.began;
         let looks = (due - began).as_nanos() / shared.as_nanos() + 1;

@@ -63,7 +63,8 @@ pub async fn ready(state: Data<State>) -> impl Responder {
         queue,
         redis_away: (!redis).then(|| standing.redis_away().unwrap_or_else(|| "it fails".into())),
         mirror_refused: standing.mirror_refused(),
-        queue_away: standing.queue_away(),
+        // A server that is slow for a moment still takes votes.
+        queue_away: standing.queue_away().filter(|_| !queue),
     });
     let unavailable = verdict.status == "unavailable";
     let mut answer = if unavailable { HttpResponse::ServiceUnavailable() } else { HttpResponse::Ok() };
