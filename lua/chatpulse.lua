@@ -9,7 +9,9 @@
 -- refs as a set of instance ids, orphans as streamer id -> time, ended as an ordinal, and the change
 -- log with its epoch hash. Only v2 knows the hash's field `holders` and gives hash and refs a life.
 -- v1 adds and removes single holders without a rank and may delete `holders`; then a v2 instance
--- finds rank 0 where the journal has another, and writes the holders again.
+-- finds rank 0 where the journal has another, and writes the holders again. v1 doesn't beat the
+-- pulse, so that its changes are seen a second later; and v2 begins a log anew that v1 began and
+-- nothing has changed in.
 --
 -- Every key is passed in KEYS, so that all of this also runs on a cluster; the keys of one call
 -- share the hash tag of the streamer's bucket. A function that fails half-way keeps what it has
@@ -168,7 +170,8 @@ local function note_change(log, epoch, streamer_id, version, new_epoch, log_max,
   end
   redis.call('ZADD', log, number, streamer_id)
   redis.call('HSET', epoch, streamer_id, version)
-  local excess = redis.call('ZCARD', log) - log_max
+  local entries = redis.call('ZCARD', log)
+  local excess = entries - log_max
   if excess > 0 then
     local trimmed = redis.call('ZPOPMIN', log, excess)
     for i = 1, #trimmed, 2 do
@@ -176,7 +179,7 @@ local function note_change(log, epoch, streamer_id, version, new_epoch, log_max,
     end
     redis.call('HSET', epoch, 'floor', trimmed[#trimmed])
   end
-  if number == BEGIN + 1 or number % RENEW_EVERY == 0 then
+  if entries == 1 or number % RENEW_EVERY == 0 then
     redis.call('PEXPIRE', log, ttl_ms)
     redis.call('PEXPIRE', epoch, ttl_ms)
   end
@@ -254,10 +257,13 @@ local function move(keys, args)
     return redis.error_reply('ERR move: a bound or a life is no positive number')
   end
   local version = tonumber(state.version)
-  local there = redis.call('HMGET', session, 'version', 'session_id', 'config_version', 'holders')
+  local fields = { 'version', 'session_id', 'config_version', 'config_json_version', 'holders' }
+  local there = redis.call('HMGET', session, unpack(fields))
   if tonumber(there[1] or -1) >= version then
     return 'older'
-  elseif there[2] ~= args[5] or there[3] ~= args[6] or ordinal_of(there[4]) > ordinal_of(version) then
+  end
+  local same_config = there[3] == args[6] and there[4] == args[6]
+  if there[2] ~= args[5] or not same_config or ordinal_of(there[5]) > ordinal_of(version) then
     return 'unknown'
   end
   redis.call('HSET', session, unpack(args, 7))

@@ -13,7 +13,7 @@ use super::directory::SessionHandle;
 use super::services::Services;
 use crate::domain::rank;
 use crate::hot::HotError;
-use crate::hot::changes::{Change, Cursor, Pulse};
+use crate::hot::changes::{CHANGES_MAX, Change, Cursor, Pulse};
 use crate::hot::keys::Bucket;
 use crate::journal::JournalError;
 
@@ -66,7 +66,9 @@ impl Follower {
         }
         let cursor = |bucket: &Bucket| self.cursors.get(bucket).cloned().unwrap_or_default();
         let asked: Vec<(Bucket, Cursor)> = buckets.iter().map(|bucket| (*bucket, cursor(bucket))).collect();
+        let mut complete = true;
         for changes in services.hot.changes_since(&asked).await? {
+            complete &= changes.changed.len() < CHANGES_MAX;
             self.cursors.insert(changes.bucket, changes.cursor);
             if changes.reset {
                 looked.lost.push(changes.bucket);
@@ -75,7 +77,7 @@ impl Follower {
                 .changed
                 .extend(changes.changed.iter().filter_map(|change| self.note(services, change, opening)));
         }
-        self.heard = Some((pulse, Instant::now()));
+        self.heard = complete.then(|| (pulse, Instant::now()));
         Ok(looked)
     }
 

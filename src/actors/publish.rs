@@ -162,5 +162,6 @@ fn entry(state: &Unmirrored) -> MirrorEntry<'_> {
         twitch_user_id: &state.live.twitch_user_id,
         session: &state.session,
         config_json: &state.live.config_json,
+        config_json_version: state.live.config.version,
     }
 }

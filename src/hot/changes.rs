@@ -10,7 +10,7 @@ use super::pool::answer;
 use super::{Hot, HotError};
 
 /// Changes one answer holds at most; the rest comes with the next.
-const CHANGES_MAX: usize = 1000;
+pub const CHANGES_MAX: usize = 1000;
 
 /// How far a bucket's change log has been read. The default one has read nothing: its first
 /// answer is a reset.
@@ -76,9 +76,10 @@ impl Pulse {
 
 /// The command that beats the pulse, sent after the changes it tells of: who hears it before they are
 /// there hears it too early, and misses them.
-pub(super) fn beat(value: &str) -> Cmd {
+pub(super) fn beat() -> Cmd {
     let mut set = cmd("SET");
-    set.arg(keys::pulse()).arg(value).arg("PX").arg(CHANGE_LOG_TTL_MS);
+    // Another value each time, also within one call: somebody may listen between two beats.
+    set.arg(keys::pulse()).arg(Uuid::new_v4().simple().to_string()).arg("PX").arg(CHANGE_LOG_TTL_MS);
     set
 }
 

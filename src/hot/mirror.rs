@@ -20,14 +20,14 @@ use crate::domain::time::Millis;
 const CHANGE_LOG_MAX: usize = 16_384;
 /// How long a change log lives without a change.
 pub(super) const CHANGE_LOG_TTL_MS: u64 = 24 * 3600 * 1000;
-/// How long a session and who holds it stay without a write of either. Live sessions need no life:
+/// How long a session and who holds it stay without a whole write of the one or a write of the other. Live sessions need no life:
 /// it is for those whose end was noted by nobody, because all who knew them died.
 pub(super) const SESSION_TTL_MS: u64 = 48 * 3600 * 1000;
 /// Once in so many versions of a session its whole state is written, which renews the life of its keys.
 const WHOLE_EVERY: i64 = 64;
 /// How long the end of a session is remembered, so that a late write can't bring it back.
 const ENDED_TTL_MS: u64 = 10 * 60 * 1000;
-/// How long a broadcaster key outlives the last write of its session. It goes with the session; the
+/// How long a broadcaster key outlives the last whole write of its session. It goes with the session; the
 /// life is for one that a late write brings back, since its slot is another than the session's.
 const BROADCASTER_TTL_S: u64 = 7 * 24 * 3600;
 /// Errors by which a server says that it takes no writes for now: out of memory, can't save, too few
@@ -43,6 +43,9 @@ pub struct MirrorEntry<'a> {
     pub session: &'a Session,
     /// The streamer's config as JSON, for whoever reads the hash.
     pub config_json: &'a str,
+    /// The version of that config. Not always the session's: a vote may have been cast before a change and
+    /// committed after it.
+    pub config_json_version: i64,
 }
 
 /// What became of a state, or of holders.
@@ -81,7 +84,7 @@ impl Hot {
             (0..entries.len()).partition(|place| entries[*place].session.version % WHOLE_EVERY != 0);
         let mut mirrored = vec![Mirrored::Older; entries.len()];
         // One server serves commands in their order; a cluster's may differ, so it beats at the end.
-        let beat_within = || (!self.is_cluster()).then(|| beat(&new_epoch));
+        let beat_within = || (!self.is_cluster()).then(beat);
         let calls = moves.iter().map(|place| move_call(&entries[*place], &new_epoch));
         let calls = calls.chain(beat_within().filter(|_| !moves.is_empty()));
         for (place, value) in moves.iter().zip(self.send(calls.collect()).await?) {
@@ -90,13 +93,14 @@ impl Hot {
                 None => whole.push(*place),
             }
         }
-        let commands = whole.iter().flat_map(|place| {
-            let entry = &entries[*place];
-            let mut set = cmd("SET");
-            set.arg(keys::broadcaster(entry.twitch_user_id)).arg(entry.session.streamer_id.to_string());
-            set.arg("EX").arg(BROADCASTER_TTL_S);
-            [mirror_call(entry, &new_epoch, CHANGE_LOG_MAX), set]
-        });
+        // Once before, because a state that is there is not written again when only this failed; and once
+        // after, because the removal of the session before may come in between.
+        let broadcaster = |place: &usize| {
+            broadcaster_call(entries[*place].twitch_user_id, entries[*place].session.streamer_id)
+        };
+        self.send(whole.iter().map(broadcaster).collect()).await?;
+        let state = |place: &usize| mirror_call(&entries[*place], &new_epoch, CHANGE_LOG_MAX);
+        let commands = whole.iter().flat_map(|place| [state(place), broadcaster(place)]);
         let commands = commands.chain(beat_within().filter(|_| !whole.is_empty()));
         // Every second answer is the broadcaster key's.
         let answers = self.send(commands.collect()).await?.into_iter().step_by(2);
@@ -104,7 +108,7 @@ impl Hot {
             mirrored[*place] = written(value)?;
         }
         if self.is_cluster() {
-            self.ask::<()>(beat(&new_epoch)).await?;
+            self.ask::<()>(beat()).await?;
         }
         Ok(mirrored)
     }
@@ -169,14 +173,25 @@ impl Hot {
         let removed: Option<String> = self.ask(call).await?;
         let Some(twitch_user_id) = removed else { return Ok(false) };
         if !twitch_user_id.is_empty() {
-            // In another slot, hence another command. A session that starts in between loses the
-            // key until its next vote, which writes it again.
+            // In another slot, hence another command. A session that started in between has lost the key.
             let mut call = Function::DeleteIfHolds.call(&[keys::broadcaster(&twitch_user_id)]);
             call.arg(streamer_id.to_string());
             self.ask::<()>(call).await?;
+            let mut exists = cmd("HEXISTS");
+            exists.arg(keys::session(streamer_id)).arg("version");
+            if self.ask(exists).await? {
+                self.ask::<()>(broadcaster_call(&twitch_user_id, streamer_id)).await?;
+            }
         }
         Ok(true)
     }
+}
+
+/// The command that notes a broadcaster's session, in a slot of its own.
+fn broadcaster_call(twitch_user_id: &str, streamer_id: Uuid) -> Cmd {
+    let mut set = cmd("SET");
+    set.arg(keys::broadcaster(twitch_user_id)).arg(streamer_id.to_string()).arg("EX").arg(BROADCASTER_TTL_S);
+    set
 }
 
 /// The call that writes what votes change of a state that is there already.
@@ -234,6 +249,7 @@ fn fields(entry: &MirrorEntry<'_>) -> Vec<(&'static str, String)> {
         ("against", mood.against_count.to_string()),
         ("config_version", entry.session.config_version.to_string()),
         ("config_json", entry.config_json.to_owned()),
+        ("config_json_version", entry.config_json_version.to_string()),
         ("vote_delta", params.vote_delta.to_string()),
         ("decay_speed", params.decay_speed.to_string()),
         ("window_seconds", params.window_seconds.to_string()),

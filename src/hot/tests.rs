@@ -185,7 +185,13 @@ fn session(streamer_id: Uuid, ordinal: i64, version: i64) -> Session {
 /// An entry whose session id follows from the ordinal.
 fn entry(session: &Session) -> MirrorEntry<'_> {
     let session_id = Uuid::from_u128(session.streamer_id.as_u128() + session.ordinal as u128);
-    MirrorEntry { session_id, twitch_user_id: "4711", session, config_json: r#"{"theme":"dark"}"# }
+    MirrorEntry {
+        session_id,
+        twitch_user_id: "4711",
+        session,
+        config_json: r#"{"theme":"dark"}"#,
+        config_json_version: session.config_version,
+    }
 }
 
 async fn mirror(hot: &Hot, session: &Session) -> Mirrored {

@@ -287,6 +287,7 @@ impl Histories {
                 twitch_user_id: &entry.streamer.profile.twitch_user_id,
                 session: &session_of(entry).head,
                 config_json: "{}",
+                config_json_version: session_of(entry).head.config_version,
             })
             .collect();
         let answers = self.hot.mirror(&mirrored).await.unwrap();

@@ -58,6 +58,7 @@ pub async fn mirror(hot: &Hot, sessions: &[Session]) -> Result<Vec<Mirrored>, Ho
             twitch_user_id: name,
             session,
             config_json: "{}",
+            config_json_version: session.config_version,
         })
         .collect();
     hot.mirror(&entries).await

@@ -369,7 +369,8 @@ fn name(cursor: &Cursor) -> String {
 
 fn mirror_entry(state: &State) -> MirrorEntry<'_> {
     let State { session_id, twitch_user_id, session, config_json } = state;
-    MirrorEntry { session_id: *session_id, twitch_user_id, session, config_json }
+    let config_json_version = state.config_json_version();
+    MirrorEntry { session_id: *session_id, twitch_user_id, session, config_json, config_json_version }
 }
 
 /// The claims, with a life that outlasts the replay.

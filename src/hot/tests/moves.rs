@@ -1,6 +1,7 @@
 //! What votes change is written alone, and whoever waits for changes hears of it.
 
 use super::*;
+use crate::hot::changes::beat;
 
 #[tokio::test]
 async fn votes_write_only_what_they_change_and_now_and_then_everything() {
@@ -91,6 +92,35 @@ async fn the_pulse_changes_with_every_change_and_with_a_flush_and_else_stays() {
     assert_eq!(hot.pulse().await.unwrap(), heard);
     raw::<()>(&server, &["FLUSHALL"]).await;
     assert_ne!(hot.pulse().await.unwrap(), heard);
+}
+
+#[test]
+fn no_two_beats_are_alike_so_that_nobody_who_listens_between_them_misses_one() {
+    assert_ne!(beat().get_packed_command(), beat().get_packed_command());
+}
+
+#[tokio::test]
+async fn a_config_that_was_written_too_old_is_written_with_the_next_state() {
+    let server = Server::start().await;
+    let hot = server.hot();
+    let id = Uuid::now_v7();
+    let (first, second) = (session(id, 1, 5), session(id, 1, 6));
+    let outdated = MirrorEntry { config_json: "{}", config_json_version: 2, ..entry(&first) };
+    assert_eq!(hot.mirror(&[outdated]).await.unwrap(), [Mirrored::Written]);
+    assert_eq!(mirror(&hot, &second).await, Mirrored::Written);
+    let read = hot.read(id, EPOCH).await.unwrap().unwrap();
+    assert_eq!(read.config_json, entry(&second).config_json);
+}
+
+#[tokio::test]
+async fn a_broadcaster_that_is_lost_comes_back_with_the_whole_state() {
+    let server = Server::start().await;
+    let hot = server.hot();
+    let id = Uuid::now_v7();
+    mirror(&hot, &session(id, 1, 5)).await;
+    raw::<()>(&server, &["DEL", &keys::broadcaster("4711")]).await;
+    mirror(&hot, &session(id, 1, 64)).await;
+    assert_eq!(hot.are_live(&["4711".to_owned()]).await.unwrap(), [true]);
 }
 
 #[tokio::test]

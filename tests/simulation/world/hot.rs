@@ -72,6 +72,14 @@ pub struct State {
     pub config_json: String,
 }
 
+impl State {
+    /// The version of the config in the JSON.
+    pub fn config_json_version(&self) -> i64 {
+        let config: serde_json::Value = serde_json::from_str(&self.config_json).expect("it is JSON");
+        config["version"].as_i64().expect("a config has a version")
+    }
+}
+
 /// A session's hash.
 #[derive(Clone, Debug, Default)]
 struct Hash {
@@ -121,6 +129,15 @@ pub struct HotModel {
     run: u64,
     /// How often a state took the place of a newer one.
     pub went_back: u64,
+}
+
+/// Whether only what votes change is written: the same session with the same config is there, and its JSON is
+/// of that config. Each 64th version is written whole.
+fn is_moved(there: &State, state: &State) -> bool {
+    there.session_id == state.session_id
+        && there.session.config_version == state.session.config_version
+        && there.config_json_version() == state.session.config_version
+        && state.session.version % 64 != 0
 }
 
 impl HotModel {
@@ -244,6 +261,8 @@ impl HotModel {
             self.went_back += 1;
         }
         let same = hash.state.as_ref().is_some_and(|there| there.session_id == state.session_id);
+        let moved = hash.state.as_ref().filter(|there| is_moved(there, state));
+        let config_json = moved.unwrap_or(state).config_json.clone();
         let kept = if same || (hash.rank.is_some() && hash.held_ordinal() == ordinal) {
             hash
         } else {
@@ -252,7 +271,8 @@ impl HotModel {
             }
             Hash::default()
         };
-        self.sessions.insert(streamer_id, Hash { state: Some(state.clone()), ..kept });
+        let state = State { config_json, ..state.clone() };
+        self.sessions.insert(streamer_id, Hash { state: Some(state), ..kept });
         self.note_change(streamer_id, version);
         Mirrored::Written
     }
