@@ -324,9 +324,9 @@ const SQL_PERIODIC: [&str; 11] = [
     "up_since",
     "SELECT $1",
 ];
-/// What comes with a tick, the most frequent of it, comes so often at most in so long: less often than chat.
+/// The most frequent of it is asking 64 buckets once a second: in so long it comes so often at most.
 fn periodic_max(elapsed: Duration) -> i64 {
-    100 + elapsed.as_millis() as i64 / 40
+    150 + elapsed.as_millis() as i64 / 10
 }
 
 #[tokio::test]
