@@ -166,7 +166,7 @@ async fn the_window_of_sql_is_the_one_of_rust() {
     }
 }
 
-const HISTORIES: usize = 150;
+const HISTORIES: usize = 250;
 const STEPS: usize = 14;
 
 /// Histories of many sessions, told at once: the journal writes them, all three languages read them.

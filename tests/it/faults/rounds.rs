@@ -152,7 +152,7 @@ impl Stage {
 async fn random_faults_under_load_lose_and_double_no_vote_and_overlays_end_right() {
     let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
     let seed = number(SEED).unwrap_or_else(rand::random);
-    let rounds = number(ROUNDS).unwrap_or(7);
+    let rounds = number(ROUNDS).unwrap_or(10);
     println!("{SEED}={seed} {ROUNDS}={rounds}");
     let mut random = StdRng::seed_from_u64(seed);
 
