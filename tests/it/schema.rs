@@ -279,8 +279,11 @@ const PREVIOUS: [&str; 6] = [
     include_str!("../../schema/V5__votes.sql"),
     include_str!("../../schema/V6__sessions_and_streamers.sql"),
 ];
-const THIS: [&str; 2] =
-    [include_str!("../../schema/V7__many_instances.sql"), include_str!("../../schema/V8__drained_votes.sql")];
+const THIS: [&str; 3] = [
+    include_str!("../../schema/V7__many_instances.sql"),
+    include_str!("../../schema/V8__drained_votes.sql"),
+    include_str!("../../schema/V9__append_planned_once.sql"),
+];
 
 /// The previous release's statements on an open connection, prepared once and for all.
 struct PreviousRelease {
