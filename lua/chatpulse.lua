@@ -168,9 +168,10 @@ local function note_change(log, epoch, streamer_id, version, new_epoch, log_max,
     begin_log(log, epoch, new_epoch, ttl_ms)
     number = redis.call('HINCRBY', epoch, 'newest', 1)
   end
-  redis.call('ZADD', log, number, streamer_id)
+  local is_new = redis.call('ZADD', log, number, streamer_id) == 1
   redis.call('HSET', epoch, streamer_id, version)
-  local entries = redis.call('ZCARD', log)
+  -- A log does not grow by a streamer that is in it already.
+  local entries = is_new and redis.call('ZCARD', log) or 0
   local excess = entries - log_max
   if excess > 0 then
     local trimmed = redis.call('ZPOPMIN', log, excess)

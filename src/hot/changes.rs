@@ -63,7 +63,7 @@ pub struct Changes {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Pulse {
     server_generation: u64,
-    /// Random, new with each change; `None` after a flush.
+    /// Random, new with each change of another instance; `None` after a flush.
     value: Option<String>,
 }
 
@@ -74,18 +74,63 @@ impl Pulse {
     }
 }
 
-/// The command that beats the pulse, sent after the changes it tells of: who hears it before they are
-/// there hears it too early, and misses them.
-pub(super) fn beat() -> Cmd {
-    let mut set = cmd("SET");
-    // Another value each time, also within one call: somebody may listen between two beats.
-    set.arg(keys::pulse()).arg(Uuid::new_v4().simple().to_string()).arg("PX").arg(CHANGE_LOG_TTL_MS);
-    set
+/// The pulses between which nobody but this instance has changed anything.
+///
+/// What an instance changes it knows already. A beat answers the value that it takes the place of: as long as that is
+/// the one known last, nobody else has beaten in between.
+#[derive(Debug, Default)]
+pub(super) struct OwnBeats {
+    /// The value that was heard, and by which the logs were asked.
+    first: Option<String>,
+    /// The value after the beats of this instance that followed it.
+    last: Option<String>,
+}
+
+impl OwnBeats {
+    fn note(&mut self, before: &Option<String>, value: String) {
+        if before.is_some() && *before == self.last {
+            self.last = Some(value);
+        }
+    }
+
+    /// The value that was heard as one that changes with other instances' beats only.
+    fn heard(&mut self, value: Option<String>) -> Option<String> {
+        if value.is_none() || value != self.last {
+            self.first = value.clone();
+            self.last = value;
+        }
+        self.first.clone()
+    }
+}
+
+/// A beat of the pulse, sent after the changes it tells of: who hears it before they are there hears it too early,
+/// and misses them.
+pub(super) struct Beat(String);
+
+impl Beat {
+    /// Another one each time, also within one call: somebody may listen between two beats.
+    pub(super) fn new() -> Beat {
+        Beat(Uuid::new_v4().simple().to_string())
+    }
+
+    pub(super) fn command(&self) -> Cmd {
+        let mut set = cmd("SET");
+        set.arg(keys::pulse()).arg(&self.0).arg("PX").arg(CHANGE_LOG_TTL_MS).arg("GET");
+        set
+    }
 }
 
 impl Hot {
-    /// The pulse of all change logs. It may be lost, or come a moment after a change; so the logs have to be
-    /// asked now and then also while it stays the same.
+    /// Notes the answer to a beat.
+    pub(super) fn note_beat(&self, beat: Beat, answered: Value) {
+        // What is no value breaks the chain: then the logs are asked.
+        if let Ok(before) = answer::<Option<String>>(answered) {
+            self.own_beats().note(&before, beat.0);
+        }
+    }
+
+    /// The pulse of all change logs, which stays the same while only this instance changes something. It may be
+    /// lost, or come a moment after a change; so the logs have to be asked now and then also while it stays the same.
     ///
     /// # Errors
     /// [`HotError`].
@@ -94,7 +139,8 @@ impl Hot {
         let server_generation = self.server_generation();
         let mut get = cmd("GET");
         get.arg(keys::pulse());
-        Ok(Pulse { server_generation, value: self.ask(get).await? })
+        let value = self.ask(get).await?;
+        Ok(Pulse { server_generation, value: self.own_beats().heard(value) })
     }
 
     /// What changed in each bucket since its cursor, in the same order. Begins the logs that are not

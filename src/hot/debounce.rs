@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 
-use deadpool_redis::redis::cmd;
+use deadpool_redis::redis::Cmd;
 use uuid::Uuid;
 
 use super::functions::Function;
@@ -42,8 +42,8 @@ impl Hot {
     /// [`HotError`] when it is not known which claims are noted; claiming again is safe.
     pub async fn claim(&self, claims: &[Claim<'_>]) -> Result<Vec<Claimed>, HotError> {
         let set = |claim: &Claim<'_>| {
-            let mut set = cmd("SET");
-            set.arg(keys::debounce(claim.streamer_id, claim.viewer)).arg(claim.message_id);
+            let mut set = Cmd::with_capacity(8, 256);
+            set.arg("SET").arg(keys::debounce(claim.streamer_id, claim.viewer)).arg(claim.message_id);
             set.arg("NX").arg("PX").arg(claim.ttl_ms).arg("GET");
             set
         };

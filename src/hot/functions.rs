@@ -51,7 +51,9 @@ impl Function {
 
     /// A call with these keys; the arguments are to be added.
     pub(super) fn call(self, keys: &[String]) -> Cmd {
-        let mut call = cmd(match self {
+        // Room for what a vote's call has: it is made with every vote.
+        let mut call = Cmd::with_capacity(32, 640);
+        call.arg(match self {
             Function::Read => "FCALL_RO",
             _ => "FCALL",
         });

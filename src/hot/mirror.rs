@@ -6,7 +6,7 @@ use std::str::FromStr;
 use deadpool_redis::redis::{Cmd, Value, cmd};
 use uuid::Uuid;
 
-use super::changes::beat;
+use super::changes::Beat;
 use super::functions::Function;
 use super::keys::{self, Bucket};
 use super::pool::answer;
@@ -83,11 +83,8 @@ impl Hot {
         let (moves, mut whole): (Vec<usize>, Vec<usize>) =
             (0..entries.len()).partition(|place| entries[*place].session.version % WHOLE_EVERY != 0);
         let mut mirrored = vec![Mirrored::Older; entries.len()];
-        // One server serves commands in their order; a cluster's may differ, so it beats at the end.
-        let beat_within = || (!self.is_cluster()).then(beat);
-        let calls = moves.iter().map(|place| move_call(&entries[*place], &new_epoch));
-        let calls = calls.chain(beat_within().filter(|_| !moves.is_empty()));
-        for (place, value) in moves.iter().zip(self.send(calls.collect()).await?) {
+        let calls = moves.iter().map(|place| move_call(&entries[*place], &new_epoch)).collect();
+        for (place, value) in moves.iter().zip(self.send_with_beat(calls).await?) {
             match moved(value)? {
                 Some(known) => mirrored[*place] = known,
                 None => whole.push(*place),
@@ -100,17 +97,35 @@ impl Hot {
         };
         self.send(whole.iter().map(broadcaster).collect()).await?;
         let state = |place: &usize| mirror_call(&entries[*place], &new_epoch, CHANGE_LOG_MAX);
-        let commands = whole.iter().flat_map(|place| [state(place), broadcaster(place)]);
-        let commands = commands.chain(beat_within().filter(|_| !whole.is_empty()));
+        let commands = whole.iter().flat_map(|place| [state(place), broadcaster(place)]).collect();
         // Every second answer is the broadcaster key's.
-        let answers = self.send(commands.collect()).await?.into_iter().step_by(2);
+        let answers = self.send_with_beat(commands).await?.into_iter().step_by(2);
         for (place, value) in whole.iter().zip(answers) {
             mirrored[*place] = written(value)?;
         }
         if self.is_cluster() {
-            self.ask::<()>(beat()).await?;
+            let beat = Beat::new();
+            let answered = self.send(vec![beat.command()]).await?;
+            if let Some(answered) = answered.into_iter().next() {
+                self.note_beat(beat, answered);
+            }
         }
         Ok(mirrored)
+    }
+
+    /// Sends changes, and after them a beat of the pulse: one server serves commands in their order. A cluster's may
+    /// differ, so its beat has to be sent when the changes are answered.
+    async fn send_with_beat(&self, mut changes: Vec<Cmd>) -> Result<Vec<Value>, HotError> {
+        if changes.is_empty() || self.is_cluster() {
+            return self.send(changes).await;
+        }
+        let beat = Beat::new();
+        changes.push(beat.command());
+        let mut answers = self.send(changes).await?;
+        if let Some(answered) = answers.pop() {
+            self.note_beat(beat, answered);
+        }
+        Ok(answers)
     }
 
     /// The session of a streamer as it stands at `now`; `None` when the mirror has none.

@@ -8,7 +8,7 @@ mod cluster;
 mod single;
 
 use std::future::Future;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use deadpool_redis::redis::{
@@ -19,6 +19,7 @@ use self::circuit::{Circuit, Generation};
 use self::cluster::Cluster;
 use self::single::Single;
 use super::HotError;
+use super::changes::OwnBeats;
 
 /// Commands sent at once at most, so that each exchange fits in its time limit.
 const PIPELINE_COMMANDS_MAX: usize = 1000;
@@ -45,6 +46,7 @@ pub struct Hot {
     connect_timeout: Duration,
     circuit: Arc<Circuit>,
     generation: Arc<Generation>,
+    own_beats: Arc<Mutex<OwnBeats>>,
 }
 
 #[derive(Clone)]
@@ -71,7 +73,14 @@ impl Hot {
             connect_timeout: options.connect_timeout,
             circuit: Arc::default(),
             generation,
+            own_beats: Arc::default(),
         })
+    }
+
+    /// What is known of the pulse.
+    pub(super) fn own_beats(&self) -> MutexGuard<'_, OwnBeats> {
+        // Nothing in there can panic half-way, so a poisoned lock still guards whole data.
+        self.own_beats.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whether calls are sent; `false` after two time-outs or connection errors in a row, until a

@@ -1,6 +1,7 @@
-//! One Redis server behind a pool of connections.
+//! One Redis server.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use deadpool_redis::redis::aio::{ConnectionLike, MultiplexedConnection};
 use deadpool_redis::redis::{AsyncConnectionConfig, Cmd, Pipeline, RedisResult, Value, cmd};
@@ -11,10 +12,39 @@ use super::{HotOptions, answer, checked, info_command, of_redis, pipeline_of};
 use crate::hot::HotError;
 use crate::hot::functions;
 
-/// Connections to one server.
+/// Connections to one server: few, used by all callers at once. A pipeline does not wait for the answers to the
+/// one before it, and nobody asks first whether a connection still lives, which would be a question to the server
+/// for each question.
 #[derive(Clone)]
 pub(super) struct Single {
+    /// Makes the connections, within its time limits.
     pool: Pool,
+    generation: Arc<Generation>,
+    slots: Arc<[Slot]>,
+    next: Arc<AtomicUsize>,
+}
+
+/// A place for a connection that is in use.
+#[derive(Default)]
+struct Slot {
+    connection: Mutex<Option<MultiplexedConnection>>,
+}
+
+impl Slot {
+    fn connection(&self) -> MutexGuard<'_, Option<MultiplexedConnection>> {
+        // Nothing in here can panic half-way, so a poisoned lock still guards whole data.
+        self.connection.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// An exchange under way. One that fails, or that nobody waits for any more, leaves its connection in doubt, and those
+/// beside it, which lead to the same server: others are made.
+struct Doubt<'a>(&'a [Slot]);
+
+impl Drop for Doubt<'_> {
+    fn drop(&mut self) {
+        self.0.iter().for_each(|slot| *slot.connection() = None);
+    }
 }
 
 impl Single {
@@ -40,19 +70,26 @@ impl Single {
             .runtime(Runtime::Tokio1)
             .build()
             .map_err(|error| unusable(error.to_string()))?;
-        Ok(Single { pool })
+        let slots = (0..options.pool_size.max(1)).map(|_| Slot::default()).collect();
+        Ok(Single { pool, generation: Arc::clone(generation), slots, next: Arc::default() })
     }
 
-    /// Sends the commands in one pipeline, once more if the server lacked the library.
+    /// Sends the commands in one pipeline, once more if the server lacked the library or the connection in use
+    /// turned out to be lost.
     pub(super) async fn exchange(&self, commands: Vec<Cmd>) -> Result<Vec<Value>, HotError> {
         let pipeline = pipeline_of(commands);
-        let mut connection = self.pool.get().await.map_err(of_pool)?;
-        let answers = round_trip(&mut connection, &pipeline).await?;
-        if !answers.iter().any(functions::is_missing) {
-            return Ok(answers);
+        // There is at least one slot.
+        let slot = &self.slots[self.next.fetch_add(1, Ordering::Relaxed) % self.slots.len()];
+        let used = slot.connection().clone();
+        if let Some(connection) = used {
+            match round_trips(&self.slots, connection, &pipeline).await {
+                Err(HotError::Connection(_)) => self.generation.grow(),
+                answered => return answered,
+            }
         }
-        functions::load(&mut connection).await.map_err(of_redis)?;
-        round_trip(&mut connection, &pipeline).await
+        let connection = Connection::take(self.pool.get().await.map_err(of_pool)?);
+        *slot.connection() = Some(connection.clone());
+        round_trips(&self.slots, connection, &pipeline).await
     }
 
     /// What the server says of itself.
@@ -61,7 +98,26 @@ impl Single {
     }
 }
 
-async fn round_trip(connection: &mut Connection, pipeline: &Pipeline) -> Result<Vec<Value>, HotError> {
+/// Sends the pipeline, and once more when it finds that the server lacks the library.
+async fn round_trips(
+    slots: &[Slot],
+    mut connection: MultiplexedConnection,
+    pipeline: &Pipeline,
+) -> Result<Vec<Value>, HotError> {
+    let mut doubt = Doubt(slots);
+    let mut answers = round_trip(&mut connection, pipeline).await?;
+    if answers.iter().any(functions::is_missing) {
+        functions::load(&mut connection).await.map_err(of_redis)?;
+        answers = round_trip(&mut connection, pipeline).await?;
+    }
+    doubt.0 = &[];
+    Ok(answers)
+}
+
+async fn round_trip(
+    connection: &mut MultiplexedConnection,
+    pipeline: &Pipeline,
+) -> Result<Vec<Value>, HotError> {
     let answers = connection.req_packed_commands(pipeline, 0, pipeline.len()).await.map_err(of_redis)?;
     checked(answers, pipeline.len())
 }

@@ -1,7 +1,7 @@
 //! What votes change is written alone, and whoever waits for changes hears of it.
 
 use super::*;
-use crate::hot::changes::beat;
+use crate::hot::changes::Beat;
 
 #[tokio::test]
 async fn votes_write_only_what_they_change_and_now_and_then_everything() {
@@ -77,26 +77,39 @@ async fn states_of_one_call_are_answered_in_their_order_however_they_are_written
 }
 
 #[tokio::test]
-async fn the_pulse_changes_with_every_change_and_with_a_flush_and_else_stays() {
+async fn the_pulse_changes_with_every_change_of_another_instance_and_with_a_flush_and_else_stays() {
     let server = Server::start().await;
-    let hot = server.hot();
+    let (hot, other) = (server.hot(), server.hot());
     let id = Uuid::now_v7();
     let mut heard = hot.pulse().await.unwrap();
     for version in [1, 2, 64] {
-        mirror(&hot, &session(id, 1, version)).await;
+        mirror(&other, &session(id, 1, version)).await;
         let pulse = hot.pulse().await.unwrap();
         assert_ne!(pulse, heard, "version {version}");
         heard = pulse;
     }
     hot.changes_since(&[(Bucket::of(id), Cursor::default())]).await.unwrap();
     assert_eq!(hot.pulse().await.unwrap(), heard);
+    for version in [65, 66, 128] {
+        mirror(&hot, &session(id, 1, version)).await;
+        assert_eq!(
+            hot.pulse().await.unwrap(),
+            heard,
+            "what it changes by itself it knows: version {version}"
+        );
+    }
+    mirror(&other, &session(id, 1, 129)).await;
+    mirror(&hot, &session(id, 1, 130)).await;
+    assert_ne!(hot.pulse().await.unwrap(), heard, "another one changed something in between");
+    heard = hot.pulse().await.unwrap();
     raw::<()>(&server, &["FLUSHALL"]).await;
-    assert_ne!(hot.pulse().await.unwrap(), heard);
+    mirror(&hot, &session(id, 1, 131)).await;
+    assert_ne!(hot.pulse().await.unwrap(), heard, "what was there is gone");
 }
 
 #[test]
 fn no_two_beats_are_alike_so_that_nobody_who_listens_between_them_misses_one() {
-    assert_ne!(beat().get_packed_command(), beat().get_packed_command());
+    assert_ne!(Beat::new().command().get_packed_command(), Beat::new().command().get_packed_command());
 }
 
 #[tokio::test]
@@ -130,4 +143,18 @@ async fn on_a_cluster_the_pulse_changes_too() {
     let heard = hot.pulse().await.unwrap();
     mirror(&hot, &session(Uuid::now_v7(), 1, 1)).await;
     assert_ne!(hot.pulse().await.unwrap(), heard);
+}
+
+#[tokio::test]
+async fn connections_that_were_lost_are_replaced_within_the_call_that_finds_out() {
+    let server = Server::start().await;
+    let hot = server.hot();
+    let id = Uuid::now_v7();
+    for version in 1..=9 {
+        mirror(&hot, &session(id, 1, version)).await;
+    }
+    raw::<i64>(&server, &["CLIENT", "KILL", "TYPE", "normal"]).await;
+    for version in 10..=19 {
+        assert_eq!(mirror(&hot, &session(id, 1, version)).await, Mirrored::Written, "version {version}");
+    }
 }
