@@ -149,6 +149,15 @@ fn journal_options(settings: &Settings) -> JournalOptions {
     }
 }
 
+/// Has this process use small pages of memory only. Linux would give it huge ones, of which thousands of small
+/// things use a part each, and clear all of each before its first use.
+pub fn refuse_huge_pages() {
+    #[cfg(target_os = "linux")]
+    if let Err(error) = nix::sys::prctl::set_thp_disable(true) {
+        tracing::debug!(%error, "huge pages stay on");
+    }
+}
+
 /// Runs one instance until `shutdown` is ready, then lets go of everything in order. Calls `ready`
 /// when it takes requests.
 ///

@@ -1,11 +1,11 @@
 //! Group commit: takes the waiting votes of all sessions whenever it is free, so that while one
 //! round trip is under way the next batch fills. No timer is involved.
 //!
-//! A batch goes through the debounce (one Redis pipeline) and the journal (one commit); then
-//! [`publish`] takes over, while the next batch is on its way. Votes that could not be journaled in
-//! time go to the queue there.
+//! Votes go through the debounce ([`Debouncer`], Redis) and through the journal, which are two tasks, so that one
+//! batch is judged while the one before is committed; then [`publish`] takes over, while the next batch is
+//! on its way. Votes that could not be journaled in time go to the queue there.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use actix::Addr;
@@ -13,50 +13,32 @@ use tokio::sync::{Mutex, Semaphore, mpsc};
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use super::debouncer::Debouncer;
+use super::debouncer::{Debouncer, Inlets, Judged, Returned, UnusedClaim};
 use super::directory::LiveEntry;
 use super::publish::{self, Decision};
 use super::services::Services;
-use super::session::{SessionActor, VoteOutcome};
+use super::session::{Reply, SessionActor, VoteOutcome};
 use super::watch;
-use crate::domain::sentiment::Side;
 use crate::domain::session::Session;
-use crate::domain::time::Millis;
+use crate::domain::vote::NewVote;
 use crate::hot::debounce::Claimed;
 use crate::journal::JournalError;
-use crate::journal::votes::{AppendAnswer, Appended, NewVote};
+use crate::journal::votes::{AppendAnswer, Appended};
 
 /// Votes of one commit at most: what PostgreSQL appends well within its share of a vote's time.
-const BATCH_MAX: usize = 1000;
+pub(super) const BATCH_MAX: usize = 1000;
+/// Returns that wait for the debouncer.
+const RETURNS_MAX: usize = 8;
 /// Batches that are being shown and answered while the next ones are committed.
 const FOLLOWERS_MAX: usize = 8;
-/// Every vote counts the same.
-const WEIGHT: f64 = 1.0;
 
-/// A vote on its way to the journal.
+/// A vote on its way to the journal, and who waits for it.
 pub struct PendingVote {
+    pub vote: NewVote,
     pub live: Arc<LiveEntry>,
-    pub message_id: String,
-    pub viewer: String,
-    pub side: Side,
-    /// When it arrived, on PostgreSQL's clock.
-    pub t: Millis,
     pub arrived: Instant,
     pub session: Addr<SessionActor>,
-}
-
-impl PendingVote {
-    /// The vote as the journal and the queue take it.
-    pub(super) fn to_new(&self) -> NewVote {
-        NewVote {
-            session_id: self.live.session_id,
-            message_id: self.message_id.clone(),
-            side: self.side,
-            weight: WEIGHT,
-            t: self.t,
-            viewer: self.viewer.clone(),
-        }
-    }
+    pub reply: Reply,
 }
 
 /// The way into the committer.
@@ -72,46 +54,71 @@ impl Committer {
     /// Starts the committer on this thread's runtime. It ends when all its handles are gone.
     pub fn start(services: Arc<Services>) -> Committer {
         let (votes, waiting) = mpsc::channel(services.options.votes_waiting_max);
-        // Kept here, so that votes that wait survive a committer that fails.
-        let waiting = Arc::new(Mutex::new(waiting));
+        // As many places: each vote is in one of the two.
+        let (judged, to_append) = mpsc::channel(services.options.votes_waiting_max);
+        let (returned, returns) = mpsc::channel(RETURNS_MAX);
+        // Kept here, so that votes that wait survive a task that fails.
+        let inlets = Arc::new(Mutex::new(Inlets { votes: waiting, returns }));
+        let debouncer = {
+            let services = Arc::clone(&services);
+            async move {
+                let work = || {
+                    let (services, inlets) = (Arc::clone(&services), Arc::clone(&inlets));
+                    let judged = judged.clone();
+                    async move { Debouncer::new(services, judged).run(&mut *inlets.lock().await).await }
+                };
+                watch::keep_running("the debouncer", &services, work).await;
+            }
+        };
+        actix::spawn(debouncer);
+        let to_append = Arc::new(Mutex::new(to_append));
         actix::spawn(async move {
             let work = || {
-                let (services, waiting) = (Arc::clone(&services), Arc::clone(&waiting));
-                async move { Work::new(services).run(&mut *waiting.lock().await).await }
+                let (services, to_append) = (Arc::clone(&services), Arc::clone(&to_append));
+                let returned = returned.clone();
+                async move { Work::new(services, returned).run(&mut *to_append.lock().await).await }
             };
             watch::keep_running("the committer", &services, work).await;
         });
         Committer { votes }
     }
 
-    /// Puts a vote into the next batch; `false` when too many are waiting.
-    pub fn submit(&self, vote: PendingVote) -> bool {
-        self.votes.try_send(vote).is_ok()
+    /// Puts a vote into the next batch.
+    ///
+    /// # Errors
+    /// The vote, when too many are waiting.
+    pub fn submit(&self, vote: PendingVote) -> Result<(), Box<PendingVote>> {
+        self.votes.try_send(vote).map_err(|refused| Box::new(refused.into_inner()))
     }
 }
 
 struct Work {
     services: Arc<Services>,
-    debouncer: Debouncer,
     followers: Arc<Semaphore>,
-    /// Debounced by a vote that turned out not to count: to be judged anew.
-    again: Vec<PendingVote>,
+    /// What the debouncer has to take back.
+    returned: mpsc::Sender<Returned>,
+    /// How many times something was returned to it.
+    returns: u64,
+    /// Viewers whose claims were returned, and by which return; for as long as votes may come that were judged
+    /// without knowing it.
+    returned_viewers: HashMap<(Uuid, String), u64>,
 }
 
 impl Work {
-    fn new(services: Arc<Services>) -> Work {
+    fn new(services: Arc<Services>, returned: mpsc::Sender<Returned>) -> Work {
         Work {
-            debouncer: Debouncer::new(Arc::clone(&services)),
             followers: Arc::new(Semaphore::new(FOLLOWERS_MAX)),
-            again: Vec::new(),
             services,
+            returned,
+            returns: 0,
+            returned_viewers: HashMap::new(),
         }
     }
 
-    async fn run(mut self, waiting: &mut mpsc::Receiver<PendingVote>) {
+    async fn run(mut self, waiting: &mut mpsc::Receiver<Judged>) {
         loop {
-            let mut batch = std::mem::take(&mut self.again);
-            if batch.is_empty() && waiting.recv_many(&mut batch, BATCH_MAX).await == 0 {
+            let mut batch = Vec::new();
+            if waiting.recv_many(&mut batch, BATCH_MAX).await == 0 {
                 return;
             }
             self.services.metrics.journal_lag_events.set((batch.len() + waiting.len()) as i64);
@@ -128,67 +135,56 @@ impl Work {
     }
 
     /// What becomes of each vote of a batch, and the heads after it.
-    async fn decide(&mut self, votes: Vec<PendingVote>) -> (HashMap<Uuid, Session>, Vec<Decision>) {
+    async fn decide(&mut self, votes: Vec<Judged>) -> (HashMap<Uuid, Session>, Vec<Decision>) {
         // Who has waited too long, or would wait for a journal that is away, has the queue's time left.
         let wait_max = self.services.options.vote_wait;
-        let (timely, waited): (Vec<_>, Vec<_>) =
-            votes.into_iter().partition(|vote| vote.arrived.elapsed() < wait_max);
-        let mut decisions: Vec<Decision> = Vec::new();
-        for vote in waited {
-            // There is no time left to ask Redis.
-            let outcome = match self.debouncer.judge_by_memory(&vote) {
-                Claimed::Other => VoteOutcome::Debounced,
-                Claimed::Fresh | Claimed::Own => VoteOutcome::Unavailable,
-            };
-            decisions.push((vote, outcome));
-        }
-
-        let judged = self.debouncer.judge(&timely).await;
-        let (mut counting, mut debounced) = (Vec::with_capacity(timely.len()), Vec::new());
-        for (vote, judged) in timely.into_iter().zip(judged) {
-            match judged {
-                Claimed::Other => debounced.push(vote),
-                Claimed::Fresh | Claimed::Own => counting.push((vote, judged == Claimed::Fresh)),
+        let newest_known = votes.last().map_or(0, |judged| judged.known_returns);
+        let (mut counting, mut debounced) = (Vec::with_capacity(votes.len()), Vec::new());
+        let mut decisions: Vec<Decision> = Vec::with_capacity(votes.len());
+        for judged in votes {
+            match judged.claimed {
+                Claimed::Other => debounced.push(judged),
+                _ if judged.vote.arrived.elapsed() >= wait_max => {
+                    decisions.push((judged.vote, VoteOutcome::Unavailable));
+                }
+                claimed => counting.push((judged.vote, claimed == Claimed::Fresh)),
             }
         }
         let mut heads = HashMap::new();
+        let mut unused = Vec::new();
         if !counting.is_empty() {
             self.services.metrics.journal_batch_events.observe(counting.len() as f64);
             let outcomes;
             (heads, outcomes) = self.append(&counting).await;
-            debounced = self.judge_again(&counting, &outcomes, debounced).await;
+            unused = unused_claims(&counting, &outcomes);
             decisions.extend(counting.into_iter().map(|(vote, _)| vote).zip(outcomes));
         }
-        decisions.extend(debounced.into_iter().map(|vote| (vote, VoteOutcome::Debounced)));
+        let debounced = self.judge_again(unused, debounced).await;
+        // Votes come in the order in which they were judged.
+        self.returned_viewers.retain(|_, number| *number > newest_known);
+        decisions.extend(debounced.into_iter().map(|judged| (judged.vote, VoteOutcome::Debounced)));
         (heads, decisions)
     }
 
-    /// Gives back what repeated and late votes have claimed. The votes of this batch that they kept
-    /// from counting are judged anew; answers the others.
-    async fn judge_again(
-        &mut self,
-        votes: &[(PendingVote, bool)],
-        outcomes: &[VoteOutcome],
-        debounced: Vec<PendingVote>,
-    ) -> Vec<PendingVote> {
-        // Where the outcome is unknown the vote may have counted: its claim stays.
-        let no_vote = |outcome| matches!(outcome, VoteOutcome::Duplicate | VoteOutcome::Late);
-        let unused: Vec<&PendingVote> = votes
-            .iter()
-            .zip(outcomes)
-            .filter(|((_, fresh), outcome)| *fresh && no_vote(**outcome))
-            .map(|((vote, _), _)| vote)
-            .collect();
-        if unused.is_empty() {
+    /// Gives back what repeated and late votes have claimed. The votes that they kept from counting are judged
+    /// anew; answers the others.
+    async fn judge_again(&mut self, unused: Vec<UnusedClaim>, debounced: Vec<Judged>) -> Vec<Judged> {
+        let number = self.returns + 1;
+        let viewers = unused.iter().map(|claim| ((claim.streamer_id, claim.viewer.clone()), number));
+        self.returned_viewers.extend(viewers);
+        if self.returned_viewers.is_empty() {
             return debounced;
         }
-        self.debouncer.give_back(&unused).await;
-        let viewers: HashSet<(Uuid, &str)> =
-            unused.iter().map(|vote| (vote.live.streamer_id, vote.viewer.as_str())).collect();
-        let (again, debounced) = debounced
-            .into_iter()
-            .partition(|vote| viewers.contains(&(vote.live.streamer_id, vote.viewer.as_str())));
-        self.again = again;
+        let (again, debounced): (Vec<_>, Vec<_>) = debounced.into_iter().partition(|judged| {
+            let viewer = (judged.vote.live.streamer_id, judged.vote.vote.viewer.clone());
+            self.returned_viewers.get(&viewer).is_some_and(|number| judged.known_returns < *number)
+        });
+        if !unused.is_empty() || !again.is_empty() {
+            self.returns = number;
+            let again = again.into_iter().map(|judged| judged.vote).collect();
+            // A debouncer that is gone needs none of it: then nobody is left who waits.
+            let _ = self.returned.send(Returned { number, unused, again }).await;
+        }
         debounced
     }
 
@@ -233,7 +229,7 @@ impl Work {
         votes: &[Placed<'_>],
         deadline: Instant,
     ) -> Result<AppendAnswer, JournalError> {
-        let batch: Vec<NewVote> = votes.iter().map(|(_, vote)| vote.to_new()).collect();
+        let batch: Vec<NewVote> = votes.iter().map(|(_, vote)| vote.vote.clone()).collect();
         let batch_id = Uuid::now_v7().to_string();
         let started = Instant::now();
         let append = self.services.vote_journal.append_votes(&batch, &batch_id);
@@ -275,6 +271,20 @@ fn split<'a>(error: &JournalError, mut votes: Vec<Placed<'a>>) -> Vec<Vec<Placed
         }
         _ => Vec::new(),
     }
+}
+
+/// The claims of votes that do not count. Where the outcome is unknown the vote may have counted: its claim stays.
+fn unused_claims(votes: &[(PendingVote, bool)], outcomes: &[VoteOutcome]) -> Vec<UnusedClaim> {
+    let no_vote = |outcome| matches!(outcome, VoteOutcome::Duplicate | VoteOutcome::Late);
+    let judged = votes.iter().zip(outcomes);
+    judged
+        .filter(|((_, fresh), outcome)| *fresh && no_vote(**outcome))
+        .map(|((vote, _), _)| UnusedClaim {
+            streamer_id: vote.live.streamer_id,
+            viewer: vote.vote.viewer.clone(),
+            message_id: vote.vote.message_id.clone(),
+        })
+        .collect()
 }
 
 fn outcome(appended: Appended) -> VoteOutcome {

@@ -1,7 +1,7 @@
 //! The frames of the overlay socket, as JSON. Each is encoded once and shared by all overlays of
 //! a session.
 
-use bytestring::ByteString;
+use actix_web::web::Bytes;
 use serde::Serialize;
 
 use crate::domain::config::{Display, VersionedConfig};
@@ -25,7 +25,25 @@ pub enum Kind {
 #[derive(Clone, Debug)]
 pub struct Frame {
     pub kind: Kind,
-    pub text: ByteString,
+    /// As it goes over the socket: a text frame of a server. Clones share it.
+    pub wire: Bytes,
+}
+
+impl Frame {
+    /// The JSON.
+    pub fn text(&self) -> &str {
+        let start = header_len(self.wire.get(1).copied().unwrap_or_default());
+        self.wire.get(start..).and_then(|text| std::str::from_utf8(text).ok()).unwrap_or_default()
+    }
+}
+
+/// The bytes before a server's payload, by the frame's second one. Source: RFC 6455, section 5.2.
+fn header_len(second: u8) -> usize {
+    match second {
+        0..=125 => 2,
+        126 => 4,
+        _ => 10,
+    }
 }
 
 #[derive(Serialize)]
@@ -152,8 +170,28 @@ pub fn config(config: &VersionedConfig, session: &Session, now: Millis) -> Frame
 
 fn encode(kind: Kind, frame: &impl Serialize) -> Frame {
     // Serialising structs of numbers and strings into memory has no way to fail.
-    let text = serde_json::to_string(frame).unwrap_or_default();
-    Frame { kind, text: text.into() }
+    let text = serde_json::to_vec(frame).unwrap_or_default();
+    Frame { kind, wire: wire(&text) }
+}
+
+/// A whole text message of a server. Source: RFC 6455, section 5.2.
+fn wire(text: &[u8]) -> Bytes {
+    const FINAL_TEXT: u8 = 0x81;
+    let mut wire = Vec::with_capacity(text.len() + header_len(u8::MAX));
+    wire.push(FINAL_TEXT);
+    match (u8::try_from(text.len()), u16::try_from(text.len())) {
+        (Ok(len @ 0..=125), _) => wire.push(len),
+        (_, Ok(len)) => {
+            wire.push(126);
+            wire.extend(len.to_be_bytes());
+        }
+        _ => {
+            wire.push(127);
+            wire.extend((text.len() as u64).to_be_bytes());
+        }
+    }
+    wire.extend_from_slice(text);
+    wire.into()
 }
 
 #[cfg(test)]
@@ -174,7 +212,7 @@ mod tests {
         let config = VersionedConfig { version: 3, config: Settings::default() };
         let frame = hello(&config, &session(&config), Millis(5_000));
         assert_eq!(
-            frame.text,
+            frame.text(),
             r#"{"type":"hello","protocol":1,"now":5000,"config":{"version":3,"model":"decay","decay_speed":1.0,"window_seconds":30,"display":"combined","theme":"dark","for_label":"Yes","against_label":"No"},"state":{"version":4294967297,"value":0.0,"at":1000,"for":0,"against":0}}"#
         );
     }
@@ -186,7 +224,7 @@ mod tests {
         let config = VersionedConfig { version: 1, config: settings };
         let frame = sentiment(&session(&config), Millis(5_000));
         assert_eq!(
-            frame.text,
+            frame.text(),
             r#"{"type":"sentiment","version":4294967297,"value":0.0,"at":5000,"for":0,"against":0,"for_share":0.0,"against_share":0.0}"#
         );
     }

@@ -1,6 +1,7 @@
 //! What waits to be written to one overlay socket: the latest frames, never a backlog.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
 
 use super::frames::{Frame, Kind};
 
@@ -57,17 +58,8 @@ struct Waiting {
     reset: Option<Frame>,
     sentiment: Option<Frame>,
     close: Option<Close>,
-    /// Whether the socket has been told and has not looked since.
-    told: bool,
-}
-
-/// What became of an offered frame.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Offered {
-    /// The socket has to be told to look.
-    pub tell: bool,
-    /// Frames that were waiting and never will be sent.
-    pub conflated: u64,
+    /// Of a socket that has found nothing here.
+    socket: Option<Waker>,
 }
 
 /// What a socket finds when it looks.
@@ -86,8 +78,9 @@ impl Taken {
 }
 
 impl Outbox {
-    /// Offers a frame; it takes the place of what it makes out of date.
-    pub fn offer(&self, frame: &Frame) -> Offered {
+    /// Offers a frame and wakes the socket; the frame takes the place of what it makes out of date. Answers how
+    /// many frames were waiting that never will be sent.
+    pub fn offer(&self, frame: &Frame) -> u64 {
         let mut waiting = self.lock();
         let frame = Some(frame.clone());
         // Every frame carries the whole state, so it makes any waiting `sentiment` out of date.
@@ -110,49 +103,83 @@ impl Outbox {
             Some(Kind::Sentiment) => usize::from(std::mem::replace(&mut waiting.sentiment, frame).is_some()),
             None => 0,
         };
-        Offered { tell: !std::mem::replace(&mut waiting.told, true), conflated: outdated as u64 }
+        wake(waiting);
+        outdated as u64
     }
 
-    /// Asks for the socket to be closed after what waits. Answers whether it has to be told.
-    pub fn close(&self, close: Close) -> bool {
+    /// Asks for the socket to be closed after what waits.
+    pub fn close(&self, close: Close) {
         let mut waiting = self.lock();
         waiting.close.get_or_insert(close);
-        !std::mem::replace(&mut waiting.told, true)
+        wake(waiting);
     }
 
-    /// Takes what waits.
-    pub fn take(&self) -> Taken {
-        let mut waiting = std::mem::take(&mut *self.lock());
+    /// Takes what waits, or has the socket woken when something does.
+    pub fn poll_take(&self, context: &mut Context<'_>) -> Poll<Taken> {
+        let mut waiting = self.lock();
         let frames =
             [waiting.hello.take(), waiting.config.take(), waiting.reset.take(), waiting.sentiment.take()];
-        Taken { frames, close: waiting.close }
+        let taken = Taken { frames, close: waiting.close.take() };
+        if taken.close.is_none() && taken.frames.iter().all(Option::is_none) {
+            waiting.socket = Some(context.waker().clone());
+            return Poll::Pending;
+        }
+        Poll::Ready(taken)
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Waiting> {
+    fn lock(&self) -> MutexGuard<'_, Waiting> {
         // Nothing in here can panic half-way, so a poisoned lock still guards whole data.
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
+/// Wakes the socket, if it waits, when it can take the lock.
+fn wake(mut waiting: MutexGuard<'_, Waiting>) {
+    let socket = waiting.socket.take();
+    drop(waiting);
+    if let Some(socket) = socket {
+        socket.wake();
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    use std::future::poll_fn;
+
+    use futures_util::FutureExt;
+
     use super::*;
 
-    fn frame(kind: Kind, text: &str) -> Frame {
-        Frame { kind, text: text.to_owned().into() }
+    fn frame(kind: Kind, text: &'static str) -> Frame {
+        Frame { kind, wire: text.into() }
+    }
+
+    fn take(outbox: &Outbox) -> Option<Taken> {
+        poll_fn(|context| outbox.poll_take(context)).now_or_never()
     }
 
     fn texts(outbox: &Outbox) -> Vec<String> {
-        outbox.take().into_frames().map(|frame| frame.text.to_string()).collect()
+        let frames = take(outbox).into_iter().flat_map(Taken::into_frames);
+        frames.map(|frame| String::from_utf8_lossy(&frame.wire).into_owned()).collect()
     }
 
     #[test]
     fn the_latest_sentiment_takes_the_place_of_the_one_that_waits() {
         let outbox = Outbox::default();
-        assert_eq!(outbox.offer(&frame(Kind::Sentiment, "1")), Offered { tell: true, conflated: 0 });
-        assert_eq!(outbox.offer(&frame(Kind::Sentiment, "2")), Offered { tell: false, conflated: 1 });
+        assert_eq!(outbox.offer(&frame(Kind::Sentiment, "1")), 0);
+        assert_eq!(outbox.offer(&frame(Kind::Sentiment, "2")), 1);
         assert_eq!(texts(&outbox), ["2"]);
-        assert!(outbox.offer(&frame(Kind::Sentiment, "3")).tell, "told again after it looked");
+        assert!(take(&outbox).is_none());
+    }
+
+    #[tokio::test]
+    async fn a_socket_that_found_nothing_is_woken_by_a_frame_and_by_a_close() {
+        let outbox = Outbox::default();
+        let next = || poll_fn(|context| outbox.poll_take(context));
+        let (taken, _) = tokio::join!(next(), async { outbox.offer(&frame(Kind::Sentiment, "1")) });
+        assert_eq!(taken.into_frames().count(), 1);
+        let (taken, ()) = tokio::join!(next(), async { outbox.close(Close::Draining) });
+        assert_eq!(taken.close, Some(Close::Draining));
     }
 
     #[test]
@@ -170,15 +197,15 @@ mod tests {
         let outbox = Outbox::default();
         outbox.offer(&frame(Kind::Config, "config"));
         outbox.offer(&frame(Kind::Sentiment, "old"));
-        assert_eq!(outbox.offer(&frame(Kind::Hello, "hello")).conflated, 2);
+        assert_eq!(outbox.offer(&frame(Kind::Hello, "hello")), 2);
         assert_eq!(texts(&outbox), ["hello"]);
     }
 
     #[test]
     fn the_first_reason_to_close_stays() {
         let outbox = Outbox::default();
-        assert!(outbox.close(Close::UrlGone));
-        assert!(!outbox.close(Close::Draining));
-        assert_eq!(outbox.take().close, Some(Close::UrlGone));
+        outbox.close(Close::UrlGone);
+        outbox.close(Close::Draining);
+        assert_eq!(take(&outbox).and_then(|taken| taken.close), Some(Close::UrlGone));
     }
 }

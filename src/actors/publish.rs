@@ -1,17 +1,15 @@
 //! What follows a commit: votes that could not be journaled go to the queue, the session actors show
 //! the heads, the mirror is written, and those who wait are answered.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::sync::Arc;
 
-use actix::Addr;
 use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::committer::PendingVote;
-use super::directory::LiveEntry;
 use super::services::{ForRedis, Services, Unmirrored};
-use super::session::{Decided, SessionActor, VoteOutcome};
+use super::session::{Journaled, VoteOutcome};
 use super::spill;
 use crate::domain::session::Session;
 use crate::hot::HotError;
@@ -20,13 +18,6 @@ use crate::hot::mirror::{MirrorEntry, Mirrored};
 /// What was decided about one vote.
 pub(super) type Decision = (PendingVote, VoteOutcome);
 
-/// The votes of one session that one actor waits for.
-struct Share {
-    live: Arc<LiveEntry>,
-    actor: Addr<SessionActor>,
-    decided: Decided,
-}
-
 /// Shows what was committed, mirrors it, then answers.
 pub(super) async fn publish(
     services: &Arc<Services>,
@@ -34,45 +25,34 @@ pub(super) async fn publish(
     mut decisions: Vec<Decision>,
 ) {
     spill::keep(services, &mut decisions).await;
-    let mut unmirrored = Vec::new();
-    let mut shown = Vec::new();
-    for share in shares(&heads, decisions) {
-        if let Some((_, head)) = &share.decided.head {
-            unmirrored.push(Unmirrored { live: share.live, session: head.clone() });
-        }
-        shown.push(share.actor.send(share.decided));
-    }
-    let mut replies = Vec::new();
-    for answer in futures_util::future::join_all(shown).await {
-        // An actor that died has dropped its replies: those who wait are answered 503, and Twitch
-        // sends the vote again.
-        replies.extend(answer.into_iter().flatten());
-    }
-    mirror(services, unmirrored).await;
-    for (reply, outcome) in replies {
+    let states = show(services, heads, &decisions);
+    mirror(services, states).await;
+    for (vote, outcome) in decisions {
         // Nobody listens any more if the request has gone meanwhile.
-        let _ = reply.send(outcome);
+        let _ = vote.reply.send(outcome);
     }
 }
 
-/// The decisions by session and actor: an actor may have been rebuilt between two votes of a session,
-/// and each is told of its own.
-fn shares(heads: &HashMap<Uuid, Session>, decisions: Vec<Decision>) -> Vec<Share> {
-    let mut sessions: BTreeMap<Uuid, Vec<Share>> = BTreeMap::new();
-    for (vote, outcome) in decisions {
-        let session_id = vote.live.session_id;
-        let shares = sessions.entry(session_id).or_default();
-        let place = shares.iter().position(|share| share.actor == vote.session).unwrap_or_else(|| {
-            let head = heads.get(&session_id).map(|head| (session_id, head.clone()));
-            let decided = Decided { head, outcomes: Vec::new(), arrived: vote.arrived };
-            shares.push(Share { live: vote.live, actor: vote.session, decided });
-            shares.len() - 1
-        });
-        let decided = &mut shares[place].decided;
-        decided.arrived = decided.arrived.min(vote.arrived);
-        decided.outcomes.push((vote.message_id, outcome));
+/// Gives each session's actor its new head. Answers what is to be mirrored.
+fn show(services: &Services, mut heads: HashMap<Uuid, Session>, decisions: &[Decision]) -> Vec<Unmirrored> {
+    let mut arrivals: HashMap<Uuid, Instant> = HashMap::with_capacity(heads.len());
+    for (vote, _) in decisions {
+        let arrived = arrivals.entry(vote.live.session_id).or_insert(vote.arrived);
+        *arrived = vote.arrived.min(*arrived);
     }
-    sessions.into_values().flatten().collect()
+    let mut states = Vec::with_capacity(heads.len());
+    for (vote, _) in decisions {
+        // The first vote of each session.
+        let Some(head) = heads.remove(&vote.live.session_id) else { continue };
+        let arrived = arrivals.get(&vote.live.session_id).copied().unwrap_or(vote.arrived);
+        let journaled = Journaled { session_id: vote.live.session_id, head: head.clone(), arrived };
+        if vote.session.try_send(journaled).is_err() {
+            // Too busy, or rebuilt meanwhile: it is read again.
+            services.restore_later([vote.live.streamer_id]);
+        }
+        states.push(Unmirrored { live: Arc::clone(&vote.live), session: head });
+    }
+    states
 }
 
 /// Shows heads that no vote of this instance waits for, and mirrors them.

@@ -2,12 +2,11 @@
 //!
 //! Handlers never await. What becomes of votes comes back as a message of the committer.
 
-mod link;
 mod messages;
 mod news;
 mod overlays;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
 use std::time::Duration;
@@ -19,20 +18,28 @@ use uuid::Uuid;
 use super::committer::{Committer, PendingVote};
 use super::directory::{LiveEntry, SessionHandle};
 use super::frames::{self, Frame};
-use super::outbox::Close;
+use super::outbox::{Close, Outbox};
 use super::services::Services;
 use crate::domain::sentiment::{Model, REST};
 use crate::domain::session::Session;
 use crate::domain::time::Millis;
+use crate::domain::vote::NewVote;
 
-use link::OverlayLink;
 pub use messages::{
-    Adopt, CastVote, CloseOverlays, CloseShare, CountOverlays, Decided, Follow, HelloAgain, HelloAll, Join,
+    Adopt, CastVote, CloseOverlays, CloseShare, CountOverlays, Follow, HelloAgain, HelloAll, Join, Journaled,
     Leave, Reply, Tick, VoteOutcome,
 };
 
 /// Messages of others than votes: votes have a bound of their own, in the directory.
 const MAILBOX: usize = 1024;
+/// Every vote counts the same.
+const WEIGHT: f64 = 1.0;
+
+/// One overlay as its session sees it.
+struct OverlayLink {
+    overlay_uuid: Uuid,
+    outbox: Arc<Outbox>,
+}
 
 /// One live session on this instance.
 pub struct SessionActor {
@@ -43,8 +50,6 @@ pub struct SessionActor {
     state: Option<Session>,
     /// The newest state's version, for others to see.
     version: Arc<AtomicI64>,
-    /// Who waits for which chat message's vote.
-    waiting: HashMap<String, Vec<Reply>>,
     /// By their ids, which are random.
     overlays: BTreeMap<Uuid, OverlayLink>,
     last_frame: Option<Instant>,
@@ -55,6 +60,8 @@ pub struct SessionActor {
     /// The next frame that no vote causes: a keyframe, or a window that loses a second.
     next_own_frame: Option<SpawnHandle>,
     last_active: Instant,
+    /// Whether it is going to look whether it can go.
+    rest_planned: bool,
 }
 
 impl SessionActor {
@@ -75,13 +82,13 @@ impl SessionActor {
                 live,
                 state: None,
                 version,
-                waiting: HashMap::new(),
                 overlays: BTreeMap::new(),
                 last_frame: None,
                 unsent_since: None,
                 due: false,
                 next_own_frame: None,
                 last_active: Instant::now(),
+                rest_planned: false,
             }
         });
         SessionHandle { address, seats: Arc::new(AtomicUsize::new(0)), version: shown }
@@ -118,18 +125,24 @@ impl SessionActor {
             return self.send_reset(context);
         }
         self.unsent_since = self.unsent_since.or(arrived);
-        self.show(context);
+        // What other instances moved comes with a tick, a little sooner or later after it.
+        let tick = self.services.options.tick;
+        self.show_after(if arrived.is_some() { tick } else { tick * 4 / 5 }, context);
     }
 
     /// Sends the state now if the last frame is older than a tick, else at the next tick.
     fn show(&mut self, context: &mut Context<Self>) {
+        self.show_after(self.services.options.tick, context);
+    }
+
+    /// As [`SessionActor::show`], at once if the last frame is older than `pause`.
+    fn show_after(&mut self, pause: Duration, context: &mut Context<Self>) {
         if self.overlays.is_empty() {
             // Who comes gets a hello.
             self.unsent_since = None;
             return;
         }
-        let tick = self.services.options.tick;
-        if self.last_frame.is_none_or(|last| last.elapsed() >= tick) {
+        if self.last_frame.is_none_or(|last| last.elapsed() >= pause) {
             self.send_sentiment(context);
         } else if !std::mem::replace(&mut self.due, true) {
             self.services.frame_due(self.live.streamer_id);
@@ -200,10 +213,9 @@ impl SessionActor {
     }
 
     fn offer(&self, overlay: &OverlayLink, frame: &Frame) {
-        let offered = overlay.outbox.offer(frame);
-        self.services.metrics.frames_conflated.inc_by(offered.conflated);
-        if offered.tell {
-            overlay.tell();
+        let conflated = overlay.outbox.offer(frame);
+        if conflated > 0 {
+            self.services.metrics.frames_conflated.inc_by(conflated);
         }
     }
 
@@ -213,10 +225,36 @@ impl SessionActor {
 
     fn close_overlays(&self, close: Close, which: impl Fn(&OverlayLink) -> bool) {
         for overlay in self.overlays.values().filter(|overlay| which(overlay)) {
-            if overlay.outbox.close(close) {
-                overlay.tell();
-            }
+            overlay.outbox.close(close);
         }
+    }
+
+    /// Votes alone keep an actor for a while; overlays keep it until they leave. Has it look, when that while is
+    /// over, whether it can go.
+    fn plan_rest(&mut self, context: &mut Context<Self>) {
+        if self.rest_planned {
+            return;
+        }
+        self.rest_planned = true;
+        let idle = self.services.options.idle;
+        context.run_later(idle.saturating_sub(self.last_active.elapsed()), move |actor, context| {
+            actor.rest_planned = false;
+            if !actor.overlays.is_empty() {
+                // The last one to leave plans it again.
+                return;
+            }
+            let seats = actor.services.directory.session(actor.live.streamer_id);
+            let seated = seats.is_some_and(|handle| handle.seats.load(Ordering::Acquire) > 0);
+            if seated {
+                // An overlay is on its way here.
+                actor.last_active = Instant::now();
+            }
+            if actor.last_active.elapsed() >= idle {
+                context.stop();
+            } else {
+                actor.plan_rest(context);
+            }
+        });
     }
 
     /// Dies when a test has asked for it.
@@ -255,15 +293,7 @@ impl Actor for SessionActor {
     type Context = Context<Self>;
 
     fn started(&mut self, context: &mut Self::Context) {
-        // Votes alone keep an actor for a while; overlays keep it until they leave.
-        context.run_interval(self.services.options.idle, |actor, context| {
-            let idle = actor.overlays.is_empty() && actor.waiting.is_empty();
-            let seats = actor.services.directory.session(actor.live.streamer_id);
-            let seated = seats.is_some_and(|handle| handle.seats.load(Ordering::Acquire) > 0);
-            if idle && !seated && actor.last_active.elapsed() >= actor.services.options.idle {
-                context.stop();
-            }
-        });
+        self.plan_rest(context);
     }
 
     fn stopped(&mut self, context: &mut Self::Context) {
@@ -285,52 +315,35 @@ impl Handler<CastVote> for SessionActor {
         self.last_active = Instant::now();
         #[cfg(debug_assertions)]
         self.panic_if_told(&vote.message_id);
-        if let Some(waiting) = self.waiting.get_mut(&vote.message_id) {
-            // Who waited for a vote that was lost with a task that failed is gone: it is cast again.
-            waiting.retain(|reply| !reply.is_closed());
-            if !waiting.is_empty() {
-                waiting.push(vote.reply);
-                return;
-            }
-        }
         let pending = PendingVote {
-            viewer: vote.live.viewer_hash(&vote.viewer_id),
-            message_id: vote.message_id.clone(),
-            side: vote.side,
-            t: self.services.clock.at(vote.arrived),
+            vote: NewVote {
+                session_id: vote.live.session_id,
+                viewer: vote.live.viewer_hash(&vote.viewer_id),
+                message_id: vote.message_id,
+                side: vote.side,
+                weight: WEIGHT,
+                t: self.services.clock.at(vote.arrived),
+            },
             arrived: vote.arrived,
             live: vote.live,
             session: context.address(),
+            reply: vote.reply,
         };
-        if self.committer.submit(pending) {
-            self.waiting.insert(vote.message_id, vec![vote.reply]);
-        } else {
+        if let Err(refused) = self.committer.submit(pending) {
             // Nobody listens any more if the request has gone meanwhile.
-            let _ = vote.reply.send(VoteOutcome::Unavailable);
+            let _ = refused.reply.send(VoteOutcome::Unavailable);
         }
     }
 }
 
-impl Handler<Decided> for SessionActor {
-    type Result = actix::MessageResult<Decided>;
+impl Handler<Journaled> for SessionActor {
+    type Result = ();
 
-    fn handle(&mut self, decided: Decided, context: &mut Self::Context) -> Self::Result {
+    fn handle(&mut self, journaled: Journaled, context: &mut Self::Context) {
         if is_dying() {
-            return actix::MessageResult(Vec::new());
+            return;
         }
-        if let Some((session_id, head)) = decided.head {
-            self.take_head(session_id, head, Some(decided.arrived), context);
-        }
-        let mut replies = Vec::with_capacity(decided.outcomes.len());
-        for (message_id, outcome) in decided.outcomes {
-            let waiting = self.waiting.remove(&message_id).unwrap_or_default();
-            replies.extend(waiting.into_iter().enumerate().map(|(place, reply)| {
-                // Deliveries that joined the first one's wait are repetitions of it.
-                let repeated = place > 0 && outcome == VoteOutcome::Accepted;
-                (reply, if repeated { VoteOutcome::Duplicate } else { outcome })
-            }));
-        }
-        actix::MessageResult(replies)
+        self.take_head(journaled.session_id, journaled.head, Some(journaled.arrived), context);
     }
 }
 

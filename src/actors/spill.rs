@@ -37,7 +37,7 @@ pub(super) async fn keep(services: &Services, decisions: &mut [Decision]) {
     if unjournaled.is_empty() || !(spill.is_durable() || is_back().await) {
         return;
     }
-    let votes: Vec<NewVote> = unjournaled.iter().map(|(vote, _)| vote.to_new()).collect();
+    let votes: Vec<NewVote> = unjournaled.iter().map(|(vote, _)| vote.vote.clone()).collect();
     let pushed = push(spill, &votes).await;
     if pushed.is_ok() {
         unjournaled.iter_mut().for_each(|(_, outcome)| *outcome = VoteOutcome::Queued);

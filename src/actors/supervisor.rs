@@ -13,9 +13,10 @@ use std::time::Duration;
 
 use actix::{
     Actor, ActorFutureExt, Arbiter, AsyncContext, Context, Handler, Message, MessageResult,
-    ResponseActFuture, WrapFuture,
+    ResponseActFuture, ResponseFuture, WrapFuture,
 };
-use tokio::sync::oneshot;
+use futures_util::stream::poll_fn;
+use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 use uuid::Uuid;
 
@@ -30,6 +31,7 @@ use super::watch::{self, Restarts};
 use crate::domain::time::Millis;
 
 use held::Held;
+use holds::{HoldAnswer, Turns};
 use jobs::Job;
 
 /// An instance says that it is running so many times within its lease.
@@ -86,6 +88,9 @@ pub struct Supervisor {
     untold: BTreeSet<Uuid>,
     /// Who waits for which overlay URL: the first one's cold start serves all.
     opening: HashMap<Uuid, Vec<Waiter>>,
+    turns: Turns,
+    /// Taken when the supervisor starts.
+    hold_answers: Option<mpsc::Receiver<HoldAnswer>>,
     /// Overlay URLs whose cold start waits until its streamer's release is through.
     after_release: BTreeMap<Uuid, Vec<Uuid>>,
     /// Streamers whose session was let go of while cold starts were under way, one of which may be theirs.
@@ -100,6 +105,8 @@ pub struct Supervisor {
     lease_since: Option<Millis>,
     /// Whether the last renewal of the lease went through.
     lease_unbroken: bool,
+    /// Which of the sessions held was the last whose state in Redis was compared.
+    mirrors_compared: usize,
     last_mirrored: Instant,
     last_polled: Instant,
     restore_not_before: Instant,
@@ -113,6 +120,7 @@ impl Supervisor {
     pub fn new(services: Arc<Services>, committer: Committer, feed: Arc<Feed>) -> Supervisor {
         let arbiters = (0..services.options.arbiters).map(|_| Arbiter::new()).collect();
         let now = Instant::now();
+        let (turns, hold_answers) = Turns::new();
         Supervisor {
             services,
             committer,
@@ -122,6 +130,8 @@ impl Supervisor {
             releasing: BTreeSet::new(),
             untold: BTreeSet::new(),
             opening: HashMap::new(),
+            turns,
+            hold_answers: Some(hold_answers),
             after_release: BTreeMap::new(),
             released_meanwhile: BTreeSet::new(),
             to_hold_again: BTreeSet::new(),
@@ -130,6 +140,7 @@ impl Supervisor {
             restarts: BTreeMap::new(),
             lease_since: None,
             lease_unbroken: true,
+            mirrors_compared: 0,
             last_mirrored: now,
             last_polled: now,
             restore_not_before: now,
@@ -151,7 +162,7 @@ impl Supervisor {
             }
         }
         for streamer_id in vacated {
-            self.release(streamer_id, context);
+            self.release(streamer_id);
         }
         self.mirror(context);
         self.announce(context);
@@ -170,6 +181,9 @@ impl Actor for Supervisor {
 
     fn started(&mut self, context: &mut Self::Context) {
         context.set_mailbox_capacity(MAILBOX);
+        if let Some(mut answers) = self.hold_answers.take() {
+            context.add_message_stream(poll_fn(move |context| answers.poll_recv(context)));
+        }
         let options = &self.services.options;
         let compare_every = (options.orphan / COMPARES_PER_ORPHAN).min(COMPARE_EVERY_MAX);
         let renew_every = options.lease / RENEWALS_PER_LEASE;
@@ -188,12 +202,12 @@ impl Actor for Supervisor {
 }
 
 impl Handler<OpenOverlay> for Supervisor {
-    type Result = ResponseActFuture<Self, Result<Seat, OpenError>>;
+    type Result = ResponseFuture<Result<Seat, OpenError>>;
 
-    fn handle(&mut self, open: OpenOverlay, context: &mut Self::Context) -> Self::Result {
+    fn handle(&mut self, open: OpenOverlay, _: &mut Self::Context) -> Self::Result {
         let (waiter, seat) = oneshot::channel();
-        self.open(open.overlay_uuid, waiter, context);
-        Box::pin(async move { seat.await.unwrap_or(Err(OpenError::Unavailable)) }.into_actor(self))
+        self.open(open.overlay_uuid, waiter);
+        Box::pin(async move { seat.await.unwrap_or(Err(OpenError::Unavailable)) })
     }
 }
 

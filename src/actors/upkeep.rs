@@ -93,8 +93,8 @@ fn note_ended(services: &Services, ended: &[EndedSession]) {
     }
 }
 
-/// Compares what is known here and in Redis with the journal, and mends what differs. Answers the
-/// streamers whose session this instance holds as the journal knows it.
+/// Compares what is known here and in Redis with the journal, and mends what differs; in Redis only what it has of
+/// the streamers `mirrored`. Answers the streamers whose session this instance holds as the journal knows it.
 ///
 /// # Errors
 /// [`JournalError`] when the journal can't be asked.
@@ -102,13 +102,14 @@ pub async fn compare(
     services: &Arc<Services>,
     feed: &Feed,
     held: &[Uuid],
+    mirrored: &[Uuid],
 ) -> Result<Vec<Uuid>, JournalError> {
     // What Redis forgot, and what it names wrongly.
     note_ended(services, &services.vote_journal.end_orphans(None, services.options.orphan).await?);
     forget_false_orphans(services).await?;
     compare_directory(services, feed).await?;
     follower::poll(services, held).await?;
-    compare_mirror(services, held).await?;
+    compare_mirror(services, mirrored).await?;
     if let Ok(bytes) = services.hot.used_memory().await {
         services.metrics.redis_memory_bytes.set(i64::try_from(bytes).unwrap_or(i64::MAX));
     }

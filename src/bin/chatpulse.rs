@@ -181,6 +181,7 @@ fn load(needs: Needs, config: Option<PathBuf>) -> Result<Settings, Failure> {
 
 async fn serve(config: Option<PathBuf>) -> Result<(), Failure> {
     let settings = Arc::new(load(Needs::Everything, config)?);
+    run::refuse_huge_pages();
     let listeners = Listeners::bind(&settings)?;
     Ok(run::run(settings, listeners, || {}, stop_signal()).await?)
 }

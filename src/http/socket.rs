@@ -39,7 +39,7 @@ pub async fn open(
     }
     let address = client_address(&request, &state.settings.http.trusted_proxies);
     let Some(place) = state.places.take(address) else {
-        return overlay::refuse(Close::LimitReached, &request, payload);
+        return overlay::refuse(Close::LimitReached, &request);
     };
     let unavailable =
         || Problem::unavailable("the session can't be started just now; please try again", RETRY_AFTER);

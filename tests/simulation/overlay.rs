@@ -2,13 +2,13 @@
 //! knows, and notes what a page may never see.
 
 use std::cell::RefCell;
+use std::future::poll_fn;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use actix::{Actor, Context, Handler};
 use chatpulse::actors::outbox::{Close, Outbox};
-use chatpulse::actors::overlay::{Look, Seat};
+use chatpulse::actors::overlay::Seat;
 use chatpulse::actors::session::{Join, Leave};
 use chatpulse::actors::supervisor::{OpenError, OpenOverlay};
 use chatpulse::domain::time::Millis;
@@ -42,24 +42,19 @@ struct Socket {
     name: String,
 }
 
-impl Actor for Socket {
-    type Context = Context<Self>;
-}
-
-impl Handler<Look> for Socket {
-    type Result = ();
-
-    fn handle(&mut self, _: Look, _: &mut Self::Context) {
-        let taken = self.outbox.take();
-        if self.instance.is_crashed() || self.closed.borrow().is_some() {
-            return;
-        }
-        let close = taken.close;
-        for frame in taken.into_frames() {
-            let frame: Value = serde_json::from_str(&frame.text).expect("frames are JSON");
-            self.show(&frame);
-        }
-        if close.is_some() {
+impl Socket {
+    /// Shows what is sent until it is closed.
+    async fn run(self) {
+        while self.closed.borrow().is_none() {
+            let taken = poll_fn(|context| self.outbox.poll_take(context)).await;
+            if self.instance.is_crashed() {
+                return;
+            }
+            let close = taken.close;
+            for frame in taken.into_frames() {
+                let frame: Value = serde_json::from_str(frame.text()).expect("frames are JSON");
+                self.show(&frame);
+            }
             *self.closed.borrow_mut() = close;
         }
     }
@@ -143,8 +138,8 @@ async fn visit(
         name: name.to_owned(),
     };
     let overlay_id = simulation.network.id();
-    let address = socket.start().recipient();
-    let join = Join { overlay_id, overlay_uuid: seat.overlay_uuid, outbox, address };
+    let showing = actix::spawn(socket.run());
+    let join = Join { overlay_id, overlay_uuid: seat.overlay_uuid, outbox };
     simulation.log(|| format!("{name} opens on {}", instance.id()));
     if seat.session.clone().try_send(join).is_ok() {
         simulation.watch(streamer_id, instance.id(), 1);
@@ -156,6 +151,7 @@ async fn visit(
         };
         simulation.log(|| format!("{name} is {how}"));
     }
+    showing.abort();
     screen.borrow_mut().connected = None;
     if instance.is_crashed() {
         // Nobody is there who would notice.

@@ -3,13 +3,12 @@
 use std::sync::Arc;
 use tokio::time::Instant;
 
-use actix::{Message, Recipient};
+use actix::Message;
 use tokio::sync::oneshot;
 use uuid::Uuid;
 
 use crate::actors::directory::LiveEntry;
 use crate::actors::outbox::{Close, Outbox};
-use crate::actors::overlay::Look;
 use crate::domain::sentiment::Side;
 use crate::domain::session::Session;
 use crate::journal::sessions::Entry;
@@ -46,14 +45,12 @@ pub struct CastVote {
     pub reply: Reply,
 }
 
-/// A batch with votes of this session has been decided. Answers who waits for which outcome: they
-/// are told after the mirror was written.
+/// A batch with votes of this session is journaled.
 #[derive(Message)]
-#[rtype(result = "Vec<(Reply, VoteOutcome)>")]
-pub struct Decided {
-    /// The head after the commit, if there was one.
-    pub head: Option<(Uuid, Session)>,
-    pub outcomes: Vec<(String, VoteOutcome)>,
+#[rtype(result = "()")]
+pub struct Journaled {
+    pub session_id: Uuid,
+    pub head: Session,
     /// When the oldest of the votes arrived.
     pub arrived: Instant,
 }
@@ -82,7 +79,6 @@ pub struct Join {
     pub overlay_id: Uuid,
     pub overlay_uuid: Uuid,
     pub outbox: Arc<Outbox>,
-    pub address: Recipient<Look>,
 }
 
 /// An overlay has not had a hello for a while. A page can't see pings: this is how it knows that its

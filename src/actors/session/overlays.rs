@@ -3,9 +3,9 @@
 use actix::{Context, Handler};
 use tokio::time::Instant;
 
-use super::link::OverlayLink;
 use super::{
-    CloseOverlays, CloseShare, CountOverlays, HelloAgain, HelloAll, Join, Leave, SessionActor, is_dying,
+    CloseOverlays, CloseShare, CountOverlays, HelloAgain, HelloAll, Join, Leave, OverlayLink, SessionActor,
+    is_dying,
 };
 use crate::actors::outbox::Close;
 
@@ -16,8 +16,7 @@ impl Handler<Join> for SessionActor {
         if is_dying() {
             return;
         }
-        let overlay =
-            OverlayLink { overlay_uuid: join.overlay_uuid, outbox: join.outbox, address: join.address };
+        let overlay = OverlayLink { overlay_uuid: join.overlay_uuid, outbox: join.outbox };
         let refused = if join.overlay_uuid != self.live.overlay_uuid {
             Some(Close::UrlGone)
         } else if self.overlays.len() >= self.services.options.overlays_per_session_max {
@@ -26,16 +25,12 @@ impl Handler<Join> for SessionActor {
             None
         };
         if let Some(close) = refused {
-            if overlay.outbox.close(close) {
-                overlay.tell();
-            }
-            return;
+            return overlay.outbox.close(close);
         }
         match &self.state {
             Some(state) => self.offer(&overlay, &self.hello(state)),
             // The supervisor lets nobody in before the journal told the state.
-            None if overlay.outbox.close(Close::Restarted) => overlay.tell(),
-            None => {}
+            None => overlay.outbox.close(Close::Restarted),
         }
         self.overlays.insert(join.overlay_id, overlay);
         if self.next_own_frame.is_none() {
@@ -60,12 +55,15 @@ impl Handler<HelloAgain> for SessionActor {
 impl Handler<Leave> for SessionActor {
     type Result = ();
 
-    fn handle(&mut self, leave: Leave, _: &mut Self::Context) {
+    fn handle(&mut self, leave: Leave, context: &mut Self::Context) {
         if is_dying() {
             return;
         }
         self.overlays.remove(&leave.overlay_id);
         self.last_active = Instant::now();
+        if self.overlays.is_empty() {
+            self.plan_rest(context);
+        }
     }
 }
 
@@ -113,8 +111,8 @@ impl Handler<CloseShare> for SessionActor {
         }
         for (id, overlay) in &self.overlays {
             let ours = id.as_u64_pair().1 % shares.max(1) == share;
-            if ours && overlay.outbox.close(close) {
-                overlay.tell();
+            if ours {
+                overlay.outbox.close(close);
             }
         }
     }

@@ -8,7 +8,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use actix::{ActorFutureExt, AsyncContext, Context, WrapFuture};
+use actix::{AsyncContext, Context, Handler, Message};
+use tokio::sync::{Semaphore, mpsc};
 use uuid::Uuid;
 
 use super::{OpenError, Supervisor, Waiter};
@@ -20,12 +21,68 @@ use crate::actors::session::HelloAll;
 use crate::journal::JournalError;
 use crate::journal::sessions::Held;
 
+/// How long a cold start waits for its turn.
+const COLD_START_WAIT: Duration = Duration::from_secs(10);
 /// Before another try to let go of a session.
 const RELEASE_AGAIN: Duration = Duration::from_secs(1);
 /// Before another try to hold a session again.
 const HOLD_AGAIN: Duration = Duration::from_secs(1);
 /// Sessions being held again at a time.
 const HOLDS_AT_ONCE: usize = 8;
+
+/// Cold starts that PostgreSQL is asked for at a time.
+const STARTS_AT_ONCE: usize = 6;
+/// Sessions that are let go of at a time.
+const RELEASES_AT_ONCE: usize = 2;
+
+/// What PostgreSQL answered about a hold.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(super) enum HoldAnswer {
+    Started {
+        overlay_uuid: Uuid,
+        held: Box<Result<Option<Held>, JournalError>>,
+        /// Whether a look at the change logs was under way when it began.
+        blind: bool,
+    },
+    Released {
+        streamer_id: Uuid,
+        released: bool,
+    },
+}
+
+/// Whose turn it is to ask PostgreSQL, and where its answers go.
+///
+/// Who asks is a task by itself: an actor polls all futures that it waits for whenever one of them may go on,
+/// and here may be thousands.
+pub(super) struct Turns {
+    to_start: Arc<Semaphore>,
+    to_release: Arc<Semaphore>,
+    answered: mpsc::Sender<HoldAnswer>,
+}
+
+impl Turns {
+    /// Turns, and the answers that come of them.
+    pub(super) fn new() -> (Turns, mpsc::Receiver<HoldAnswer>) {
+        let (answered, answers) = mpsc::channel(STARTS_AT_ONCE + RELEASES_AT_ONCE);
+        let to_start = Arc::new(Semaphore::new(STARTS_AT_ONCE));
+        let to_release = Arc::new(Semaphore::new(RELEASES_AT_ONCE));
+        (Turns { to_start, to_release, answered }, answers)
+    }
+}
+
+impl Handler<HoldAnswer> for Supervisor {
+    type Result = ();
+
+    fn handle(&mut self, answer: HoldAnswer, context: &mut Self::Context) {
+        match answer {
+            HoldAnswer::Started { overlay_uuid, held, blind } => {
+                self.opened(overlay_uuid, *held, blind);
+            }
+            HoldAnswer::Released { streamer_id, released } => self.released(streamer_id, released, context),
+        }
+    }
+}
 
 impl Supervisor {
     /// A seat in a session that this instance holds already.
@@ -40,7 +97,7 @@ impl Supervisor {
         Seat::take(Arc::clone(&self.services), streamer_id, overlay_uuid, handle.address, handle.seats)
     }
 
-    pub(super) fn open(&mut self, overlay_uuid: Uuid, waiter: Waiter, context: &mut Context<Self>) {
+    pub(super) fn open(&mut self, overlay_uuid: Uuid, waiter: Waiter) {
         if self.draining {
             return answer(waiter, Err(OpenError::Unavailable));
         }
@@ -56,29 +113,30 @@ impl Supervisor {
         let streamer_id = self.services.directory.streamer_of_overlay(overlay_uuid);
         match streamer_id.filter(|streamer_id| self.releasing.contains(streamer_id)) {
             Some(streamer_id) => self.after_release.entry(streamer_id).or_default().push(overlay_uuid),
-            None => self.start_cold(overlay_uuid, context),
+            None => self.start_cold(overlay_uuid),
         }
     }
 
     /// The cold start: one statement, whoever waits for it.
-    fn start_cold(&mut self, overlay_uuid: Uuid, context: &mut Context<Self>) {
+    fn start_cold(&mut self, overlay_uuid: Uuid) {
         self.services.metrics.cold_starts_postgres.inc();
-        let services = Arc::clone(&self.services);
-        let hold = async move { services.journal.hold(overlay_uuid, services.options.lease).await };
+        let (services, places) = (Arc::clone(&self.services), Arc::clone(&self.turns.to_start));
+        let answered = self.turns.answered.clone();
         // A look that is under way already does not know of this cold start.
         let blind = self.is_following();
-        context.spawn(hold.into_actor(self).map(move |held, supervisor, context| {
-            supervisor.opened(overlay_uuid, held, blind, context);
-        }));
+        actix::spawn(async move {
+            let place = tokio::time::timeout(COLD_START_WAIT, places.acquire()).await;
+            let hold = async { services.journal.hold(overlay_uuid, services.options.lease).await };
+            let held = match place {
+                Ok(Ok(_)) => hold.await,
+                _ => Err(JournalError::Away("too many sessions are being started".into())),
+            };
+            // A supervisor that is gone needs no telling.
+            let _ = answered.send(HoldAnswer::Started { overlay_uuid, held: Box::new(held), blind }).await;
+        });
     }
 
-    fn opened(
-        &mut self,
-        overlay_uuid: Uuid,
-        held: Result<Option<Held>, JournalError>,
-        blind: bool,
-        context: &mut Context<Self>,
-    ) {
+    fn opened(&mut self, overlay_uuid: Uuid, held: Result<Option<Held>, JournalError>, blind: bool) {
         let streamer_id = held.iter().flatten().next().map(|held| held.entry.streamer.id);
         if let Some(streamer_id) = streamer_id.filter(|streamer_id| self.releasing.contains(streamer_id)) {
             // Which of the two came last in PostgreSQL is not known: hold once more after the release.
@@ -87,7 +145,7 @@ impl Supervisor {
         }
         if streamer_id.is_some_and(|streamer_id| self.released_meanwhile.remove(&streamer_id)) {
             // As above, but the release is through already.
-            return self.start_cold(overlay_uuid, context);
+            return self.start_cold(overlay_uuid);
         }
         let waiters = self.opening.remove(&overlay_uuid).unwrap_or_default();
         let opened = match held {
@@ -147,7 +205,7 @@ impl Supervisor {
     }
 
     /// Lets go of a session whose last overlay here has left, unless another has come meanwhile.
-    pub(super) fn release(&mut self, streamer_id: Uuid, context: &mut Context<Self>) {
+    pub(super) fn release(&mut self, streamer_id: Uuid) {
         let seated = self.services.directory.session(streamer_id);
         if seated.is_some_and(|handle| handle.seats.load(Ordering::Acquire) > 0)
             || !self.held.remove(streamer_id)
@@ -155,31 +213,37 @@ impl Supervisor {
             return;
         }
         self.count_sessions();
-        self.let_go(streamer_id, context);
+        self.let_go(streamer_id);
     }
 
-    fn let_go(&mut self, streamer_id: Uuid, context: &mut Context<Self>) {
+    fn let_go(&mut self, streamer_id: Uuid) {
         self.releasing.insert(streamer_id);
         if !self.opening.is_empty() {
             // One of the cold starts under way may be this streamer's, by a new URL.
             self.released_meanwhile.insert(streamer_id);
         }
-        let services = Arc::clone(&self.services);
-        let release = async move { release(&services, streamer_id).await };
-        context.spawn(release.into_actor(self).map(move |released, supervisor, context| {
-            supervisor.releasing.remove(&streamer_id);
-            if !released {
-                // Whether it is held is unknown: an overlay that comes needs a cold start, and if none
-                // does, it is let go of again.
-                supervisor.held.insert(streamer_id);
-                supervisor.untold.insert(streamer_id);
-                context
-                    .run_later(RELEASE_AGAIN, move |supervisor, _| supervisor.services.vacated(streamer_id));
-            }
-            for overlay_uuid in supervisor.after_release.remove(&streamer_id).unwrap_or_default() {
-                supervisor.start_cold(overlay_uuid, context);
-            }
-        }));
+        let (services, places) = (Arc::clone(&self.services), Arc::clone(&self.turns.to_release));
+        let answered = self.turns.answered.clone();
+        actix::spawn(async move {
+            // It is never closed.
+            let _place = places.acquire().await;
+            let released = release(&services, streamer_id).await;
+            let _ = answered.send(HoldAnswer::Released { streamer_id, released }).await;
+        });
+    }
+
+    fn released(&mut self, streamer_id: Uuid, released: bool, context: &mut Context<Self>) {
+        self.releasing.remove(&streamer_id);
+        if !released {
+            // Whether it is held is unknown: an overlay that comes needs a cold start, and if none
+            // does, it is let go of again.
+            self.held.insert(streamer_id);
+            self.untold.insert(streamer_id);
+            context.run_later(RELEASE_AGAIN, move |supervisor, _| supervisor.services.vacated(streamer_id));
+        }
+        for overlay_uuid in self.after_release.remove(&streamer_id).unwrap_or_default() {
+            self.start_cold(overlay_uuid);
+        }
     }
 
     /// Takes holds again that may have been dropped, a few at a time.
@@ -245,7 +309,7 @@ impl Supervisor {
 
     /// Compares what this instance holds with what the journal knows of it, and mends what differs: the
     /// answer of a hold or a release may have been lost.
-    pub(super) fn compare_holds(&mut self, journaled: Vec<Uuid>, context: &mut Context<Self>) {
+    pub(super) fn compare_holds(&mut self, journaled: Vec<Uuid>) {
         if self.draining {
             return;
         }
@@ -254,7 +318,7 @@ impl Supervisor {
         self.to_hold_again.extend(missing);
         for streamer_id in journaled {
             if !self.held.contains(streamer_id) && !self.releasing.contains(&streamer_id) {
-                self.let_go(streamer_id, context);
+                self.let_go(streamer_id);
             }
         }
     }

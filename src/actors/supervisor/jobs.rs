@@ -21,6 +21,9 @@ const POLL_EVERY: Duration = Duration::from_millis(250);
 /// Between two tries while Redis refuses to take states.
 const MIRROR_AGAIN: Duration = Duration::from_secs(1);
 
+/// Sessions whose state in Redis is compared with the journal at a time.
+const MIRRORS_COMPARED: usize = 1_000;
+
 /// What is done at most once at a time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Job {
@@ -232,9 +235,14 @@ impl Supervisor {
             return;
         }
         let (services, feed, held) = (Arc::clone(&self.services), Arc::clone(&self.feed), self.held.all());
-        let compare = async move { upkeep::compare(&services, &feed, &held).await };
-        self.alone(Job::Compare, context, compare, |supervisor, journaled, context| match journaled {
-            Ok(journaled) => supervisor.compare_holds(journaled, context),
+        // Some in turn, so that thousands of idle sessions cost little.
+        let begin = self.mirrors_compared.checked_rem(held.len()).unwrap_or(0);
+        let mirrored: Vec<Uuid> =
+            held.iter().cycle().skip(begin).take(MIRRORS_COMPARED.min(held.len())).copied().collect();
+        self.mirrors_compared = begin + mirrored.len();
+        let compare = async move { upkeep::compare(&services, &feed, &held, &mirrored).await };
+        self.alone(Job::Compare, context, compare, |supervisor, journaled, _| match journaled {
+            Ok(journaled) => supervisor.compare_holds(journaled),
             Err(error) => tracing::debug!(%error, "nothing can be compared with the journal now"),
         });
     }
