@@ -46,7 +46,8 @@ impl Chat {
             votes: templates(1.0)?,
             talk: templates(0.0)?,
             random: StdRng::seed_from_u64(1),
-            next_viewer: 10_000_000,
+            // Elsewhere each time: nobody votes again.
+            next_viewer: rand::rng().random_range(10_000_000..1_000_000_000_000),
         })
     }
 

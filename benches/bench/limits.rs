@@ -31,6 +31,7 @@ pub struct HttpSpec {
 /// Serves a route with the program's middleware and limits that verifies the signature, reads the same fields
 /// and answers 204. Says its port when it is ready.
 pub fn run_http(spec: HttpSpec) -> Result<()> {
+    chatpulse::run::refuse_huge_pages();
     actix_web::rt::System::new().block_on(async {
         let listener = TcpListener::bind("127.0.0.1:0")?;
         let address = listener.local_addr()?;

@@ -35,6 +35,9 @@ pub struct Spec {
     pub seconds: f64,
     /// A frame is late if it comes so long after the first overlay had it.
     pub late_ms: u64,
+    /// Whether to watch without ever sleeping: else every frame may have to wake this process, which costs its
+    /// sender more than sending it, and more the slower it sends.
+    pub sleepless: bool,
 }
 
 /// What the overlays saw.
@@ -112,6 +115,13 @@ async fn watch(spec: Spec) -> Result<()> {
     if !when_told {
         // The thread is blocked until it is told: nothing else happens before.
         worker::ready(&watch.state.borrow().failed.to_string())?;
+    }
+    if watch.spec.sleepless {
+        tokio::task::spawn_local(async {
+            loop {
+                tokio::task::yield_now().await;
+            }
+        });
     }
     tokio::time::sleep(Duration::from_secs_f64(watch.spec.warm_up_seconds)).await;
     watch.state.borrow_mut().from = Some(Instant::now());

@@ -71,6 +71,15 @@ impl Usage {
         }
     }
 
+    /// Both together.
+    pub fn plus(self, other: Usage) -> Usage {
+        Usage {
+            server: self.server + other.server,
+            redis: self.redis + other.redis,
+            postgres: self.postgres + other.postgres,
+        }
+    }
+
     pub fn total(self) -> Duration {
         self.server + self.redis + self.postgres
     }
@@ -193,23 +202,48 @@ impl Stage {
         Ok(rows.iter().map(|row| Streamer { id: row.get(0), overlay_uuid: row.get(1) }).collect())
     }
 
-    /// Starts a session for each streamer, held by an instance that is none, without sockets.
+    /// Starts a session for each streamer, held by an instance that is none, without sockets. As the program
+    /// does it, but thousands at once, and without asking Twitch for their chat.
     pub async fn hold(&self, streamers: &[Streamer]) -> Result<()> {
-        let owner = self.owner().await?;
+        let mut owner = self.owner().await?;
         let instance = Uuid::now_v7();
-        let sql = "SELECT count(h.session_id)
-                   FROM unnest($1::uuid[], $2::uuid[], $3::bytea[]) AS s (streamer_id, session_id, key),
-                        LATERAL chatpulse.hold_streamer(s.streamer_id, $4, s.session_id, s.key, '{}',
-                                                        make_interval(secs => $5)) h";
+        let lease = "SELECT chatpulse.keep_instance($1, make_interval(secs => $2))";
+        let start = "WITH new AS MATERIALIZED (
+                SELECT n.session_id, n.key, u.twitch_user_id, chatpulse.clock_ms() AS now_ms, c.*
+                FROM unnest($1::uuid[], $2::uuid[], $3::bytea[]) AS n (id, session_id, key)
+                JOIN chatpulse.users u ON u.id = n.id
+                JOIN chatpulse.configs c ON c.streamer_id = n.id
+            ), keys AS (
+                INSERT INTO chatpulse.session_keys (session_id, key) SELECT session_id, key FROM new
+            ), live AS (
+                INSERT INTO chatpulse.live_sessions (streamer_id, twitch_user_id, session_id, ordinal, holders)
+                SELECT streamer_id, twitch_user_id, session_id, 1, ARRAY[$4::uuid] FROM new
+            ), heads AS (
+                INSERT INTO chatpulse.sessions (
+                    session_id, streamer_id, ordinal, version, config_version, model, vote_delta, decay_speed,
+                    window_seconds, at_ms, value, for_count, against_count, seconds, started_at_ms)
+                SELECT session_id, streamer_id, 1, 1, version, model, vote_delta, decay_speed, window_seconds,
+                       now_ms, 0, 0, 0, '[]', now_ms
+                FROM new
+            ), events AS (
+                INSERT INTO chatpulse.session_events (session_id, version, type, schema_version, data, metadata)
+                SELECT n.session_id, 1, 'SessionStarted', 1,
+                       jsonb_build_object('streamer_id', n.streamer_id, 'ordinal', 1, 'at', n.now_ms,
+                                          'config', chatpulse.config_json(c)),
+                       '{}'
+                FROM new n JOIN chatpulse.configs c ON c.streamer_id = n.streamer_id
+            )
+            UPDATE chatpulse.users u SET changed = pg_current_xact_id() FROM new WHERE u.id = new.streamer_id";
+        let transaction = owner.transaction().await?;
+        transaction.execute(lease, &[&instance, &LEASE.as_secs_f64()]).await?;
         for part in streamers.chunks(HOLDS_A_STATEMENT) {
             let ids: Vec<Uuid> = part.iter().map(|streamer| streamer.id).collect();
             let sessions: Vec<Uuid> = part.iter().map(|_| Uuid::now_v7()).collect();
             let keys: Vec<Vec<u8>> = part.iter().map(|_| key()).collect();
-            let lease = LEASE.as_secs_f64();
-            owner.execute(sql, &[&ids, &sessions, &keys, &instance, &lease]).await?;
-            owner.batch_execute("ANALYZE").await?;
+            transaction.execute(start, &[&ids, &sessions, &keys, &instance]).await?;
         }
-        Ok(())
+        transaction.commit().await?;
+        Ok(owner.batch_execute("ANALYZE").await?)
     }
 
     /// Processor time of the instance and the databases.
