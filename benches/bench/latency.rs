@@ -15,7 +15,7 @@ use tokio::time::MissedTickBehavior;
 use uuid::Uuid;
 
 use super::chat::Chat;
-use super::http::Connection;
+use super::http::{self, Connection};
 use super::overlay::{self, Overlay};
 use super::requests::{histogram, quantile_ms};
 use super::worker;
@@ -97,10 +97,11 @@ async fn measure(spec: Spec) -> Result<()> {
     let round = Rc::new(Round::new(spec));
     round.open_all().await?;
     let doors = Rc::new(Semaphore::new(round.spec.connections));
-    let idle = Rc::new(RefCell::new(Vec::new()));
+    // In turn, so that none waits so long for its first request that the server gives it up.
+    let idle = Rc::new(RefCell::new(VecDeque::new()));
     for _ in 0..round.spec.connections {
         let connection = Connection::open(round.spec.votes_to).await?;
-        idle.borrow_mut().push(connection);
+        idle.borrow_mut().push_back(connection);
     }
     worker::ready("")?;
 
@@ -120,13 +121,13 @@ async fn measure(spec: Spec) -> Result<()> {
             let counts = begun.elapsed().as_secs_f64() >= round.spec.warm_up_seconds;
             tokio::task::spawn_local(async move {
                 let Ok(_door) = doors.acquire().await else { return };
-                let Some(mut connection) = idle.borrow_mut().pop() else { return };
+                let Some(mut connection) = idle.borrow_mut().pop_front() else { return };
                 if counts {
                     round.sending(channel_of(number), place, at);
                 }
                 let status = connection.exchange(&message).await.unwrap_or(0);
                 *round.answers.borrow_mut().entry(status).or_default() += 1;
-                idle.borrow_mut().push(connection);
+                idle.borrow_mut().push_back(connection);
             });
         }
         sent = due.max(sent);
@@ -194,8 +195,10 @@ impl Round {
 
     /// An overlay was sent a state.
     fn shown(&self, instance: usize, channel: usize, text: &[u8]) {
-        let Ok(votes) = overlay::votes(text) else { return };
         let now = Instant::now();
+        // A hello names the config's version, too.
+        let text = http::find(text, b"\"state\":").map_or(text, |state| &text[state..]);
+        let Ok(votes) = overlay::votes(text) else { return };
         let mut watched = self.watched[instance][channel].borrow_mut();
         watched.last = (
             overlay::whole_number(text, "\"version\":").unwrap_or_default(),

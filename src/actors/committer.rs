@@ -7,6 +7,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use actix::Addr;
 use tokio::sync::{Mutex, Semaphore, mpsc};
@@ -54,7 +55,7 @@ impl Committer {
     /// Starts the committer on this thread's runtime. It ends when all its handles are gone.
     pub fn start(services: Arc<Services>) -> Committer {
         let (votes, waiting) = mpsc::channel(services.options.votes_waiting_max);
-        // As many places: each vote is in one of the two.
+        // As many places: whoever waits for a vote has it in one of the two.
         let (judged, to_append) = mpsc::channel(services.options.votes_waiting_max);
         let (returned, returns) = mpsc::channel(RETURNS_MAX);
         // Kept here, so that votes that wait survive a task that fails.
@@ -71,12 +72,17 @@ impl Committer {
             }
         };
         actix::spawn(debouncer);
-        let to_append = Arc::new(Mutex::new(to_append));
+        let (to_append, inlet) = (Arc::new(Mutex::new(to_append)), votes.downgrade());
         actix::spawn(async move {
+            let returns = Arc::new(AtomicU64::new(0));
             let work = || {
                 let (services, to_append) = (Arc::clone(&services), Arc::clone(&to_append));
-                let returned = returned.clone();
-                async move { Work::new(services, returned).run(&mut *to_append.lock().await).await }
+                let outlet = Outlet {
+                    returned: returned.clone(),
+                    returns: Arc::clone(&returns),
+                    inlet: inlet.clone(),
+                };
+                async move { Work::new(services, outlet).run(&mut *to_append.lock().await).await }
             };
             watch::keep_running("the committer", &services, work).await;
         });
@@ -92,27 +98,35 @@ impl Committer {
     }
 }
 
+/// The ways from the committer back to the debouncer.
+struct Outlet {
+    /// What the debouncer has to take back.
+    returned: mpsc::Sender<Returned>,
+    /// How many times something was returned to it, also before this task failed and was started again.
+    returns: Arc<AtomicU64>,
+    /// Where votes wait for it.
+    inlet: mpsc::WeakSender<PendingVote>,
+}
+
 struct Work {
     services: Arc<Services>,
     followers: Arc<Semaphore>,
-    /// What the debouncer has to take back.
-    returned: mpsc::Sender<Returned>,
-    /// How many times something was returned to it.
-    returns: u64,
+    outlet: Outlet,
     /// Viewers whose claims were returned, and by which return; for as long as votes may come that were judged
     /// without knowing it.
     returned_viewers: HashMap<(Uuid, String), u64>,
 }
 
 impl Work {
-    fn new(services: Arc<Services>, returned: mpsc::Sender<Returned>) -> Work {
-        Work {
-            followers: Arc::new(Semaphore::new(FOLLOWERS_MAX)),
-            services,
-            returned,
-            returns: 0,
-            returned_viewers: HashMap::new(),
-        }
+    fn new(services: Arc<Services>, outlet: Outlet) -> Work {
+        let followers = Arc::new(Semaphore::new(FOLLOWERS_MAX));
+        Work { services, followers, outlet, returned_viewers: HashMap::new() }
+    }
+
+    /// Notes how many votes wait: these and those that are not judged yet.
+    fn note_lag(&self, judged: usize) {
+        let unjudged = self.outlet.inlet.upgrade().map_or(0, |inlet| inlet.max_capacity() - inlet.capacity());
+        self.services.metrics.journal_lag_events.set((judged + unjudged) as i64);
     }
 
     async fn run(mut self, waiting: &mut mpsc::Receiver<Judged>) {
@@ -121,7 +135,7 @@ impl Work {
             if waiting.recv_many(&mut batch, BATCH_MAX).await == 0 {
                 return;
             }
-            self.services.metrics.journal_lag_events.set((batch.len() + waiting.len()) as i64);
+            self.note_lag(batch.len() + waiting.len());
             let (heads, decisions) = self.decide(batch).await;
             // Waiting here, when too many batches are being answered, lets the next one grow.
             let Ok(place) = Arc::clone(&self.followers).acquire_owned().await else { return };
@@ -130,7 +144,7 @@ impl Work {
                 publish::publish(&services, heads, decisions).await;
                 drop(place);
             });
-            self.services.metrics.journal_lag_events.set(waiting.len() as i64);
+            self.note_lag(waiting.len());
         }
     }
 
@@ -169,7 +183,7 @@ impl Work {
     /// Gives back what repeated and late votes have claimed. The votes that they kept from counting are judged
     /// anew; answers the others.
     async fn judge_again(&mut self, unused: Vec<UnusedClaim>, debounced: Vec<Judged>) -> Vec<Judged> {
-        let number = self.returns + 1;
+        let number = self.outlet.returns.load(Ordering::Relaxed) + 1;
         let viewers = unused.iter().map(|claim| ((claim.streamer_id, claim.viewer.clone()), number));
         self.returned_viewers.extend(viewers);
         if self.returned_viewers.is_empty() {
@@ -180,10 +194,10 @@ impl Work {
             self.returned_viewers.get(&viewer).is_some_and(|number| judged.known_returns < *number)
         });
         if !unused.is_empty() || !again.is_empty() {
-            self.returns = number;
+            self.outlet.returns.store(number, Ordering::Relaxed);
             let again = again.into_iter().map(|judged| judged.vote).collect();
             // A debouncer that is gone needs none of it: then nobody is left who waits.
-            let _ = self.returned.send(Returned { number, unused, again }).await;
+            let _ = self.outlet.returned.send(Returned { number, unused, again }).await;
         }
         debounced
     }

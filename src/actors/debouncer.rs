@@ -100,10 +100,10 @@ impl Debouncer {
 
     async fn hand_over(&self, votes: Vec<PendingVote>, judged: Vec<Claimed>) -> bool {
         let known_returns = self.known_returns;
-        for (vote, claimed) in votes.into_iter().zip(judged) {
-            if self.judged.send(Judged { vote, claimed, known_returns }).await.is_err() {
-                return false;
-            }
+        // All at once, so that the next commit has all of them.
+        let Ok(places) = self.judged.reserve_many(votes.len()).await else { return false };
+        for ((vote, claimed), place) in votes.into_iter().zip(judged).zip(places) {
+            place.send(Judged { vote, claimed, known_returns });
         }
         true
     }
@@ -123,8 +123,13 @@ impl Debouncer {
         };
         let mut untimely = Vec::new();
         for ((vote, claim), judged) in votes.iter().zip(&claims).zip(&mut judged) {
-            // A key's life begins when it is set; only memory knows when the vote before arrived.
-            if *judged == Claimed::Fresh && self.judge_by_memory(vote) == Claimed::Other {
+            if *judged == Claimed::Other {
+                continue;
+            }
+            // A key's life begins when it is set; only memory knows when the vote before arrived. A redelivery passes,
+            // but may be the first time that it is heard of here.
+            let remembered = self.judge_by_memory(vote);
+            if *judged == Claimed::Fresh && remembered == Claimed::Other {
                 *judged = Claimed::Other;
                 untimely.push(*claim);
             }

@@ -37,6 +37,8 @@ const LOOK_MIN: Duration = Duration::from_millis(10);
 const TOO_LONG: &str = "the message is too long";
 /// RFC 6455, section 7.4.1: the message is not of the type it says (here: not UTF-8).
 const INVALID_PAYLOAD: u16 = 1007;
+/// Bytes before a client's payload, at most. The same, section 5.2.
+const HEADER_MAX: usize = 14;
 /// The same: closed without a code.
 const NO_CODE: u16 = 1005;
 /// The same: gone without having closed.
@@ -218,7 +220,7 @@ impl Socket {
         let ping_due = now - self.last_ping.unwrap_or(self.last_pong) >= ping;
         // With a ping, if it would be late at the next one: then both are one write.
         let hello_in = if ping_due { HELLO_EVERY.saturating_sub(ping) } else { HELLO_EVERY };
-        if now - self.last_hello >= hello_in {
+        if !self.ping_with_hello && now - self.last_hello >= hello_in {
             self.last_hello = now;
             self.ping_with_hello = ping_due;
             // A session that is gone is noticed above.
@@ -254,6 +256,13 @@ impl Socket {
         while self.closed_with.is_none() {
             match self.codec.decode(&mut self.incoming) {
                 Ok(Some(frame)) => self.take_frame(frame, out),
+                // The codec looks at a frame's length when all of it is there.
+                Ok(None)
+                    if self.incoming.len()
+                        > self.seat.services.options.overlay_message_bytes_max + HEADER_MAX =>
+                {
+                    self.close(CloseCode::Size.into(), TOO_LONG, out);
+                }
                 Ok(None) => break,
                 Err(ProtocolError::Overflow) => self.close(CloseCode::Size.into(), TOO_LONG, out),
                 Err(_) => self.close(CloseCode::Protocol.into(), "not a valid frame", out),

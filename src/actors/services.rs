@@ -20,7 +20,8 @@ use crate::telemetry::metrics::Metrics;
 /// Numbers that steer the actors.
 #[derive(Clone, Debug)]
 pub struct ActorOptions {
-    /// Between two looks at what is due; also the least time between two frames of a session.
+    /// Between two looks at what is due, and between two frames of a session; a little less than that where the
+    /// second one comes from another instance.
     pub tick: Duration,
     /// Between two counted votes of one viewer.
     pub debounce: Duration,

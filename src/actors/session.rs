@@ -1,6 +1,6 @@
-//! The session actor: one live session's state, its waiting votes and its overlays here.
+//! The session actor: one live session's state and its overlays here.
 //!
-//! Handlers never await. What becomes of votes comes back as a message of the committer.
+//! Handlers never await. What votes have made of the state comes back as a message when it is journaled.
 
 mod messages;
 mod news;

@@ -207,7 +207,10 @@ impl Handler<OpenOverlay> for Supervisor {
     fn handle(&mut self, open: OpenOverlay, _: &mut Self::Context) -> Self::Result {
         let (waiter, seat) = oneshot::channel();
         self.open(open.overlay_uuid, waiter);
-        Box::pin(async move { seat.await.unwrap_or(Err(OpenError::Unavailable)) })
+        let seat = tokio::time::timeout(holds::OPEN_WAIT, seat);
+        Box::pin(async move {
+            seat.await.map_or(Err(OpenError::Unavailable), |seat| seat.unwrap_or(Err(OpenError::Unavailable)))
+        })
     }
 }
 
@@ -224,6 +227,7 @@ impl Handler<Drain> for Supervisor {
 
     fn handle(&mut self, _: Drain, _: &mut Self::Context) -> Self::Result {
         self.draining = true;
+        self.start_no_more();
         let close = drain::close_overlays(Arc::clone(&self.services)).into_actor(self);
         Box::pin(close.then(|(), supervisor, _| {
             supervisor.leaving = true;

@@ -158,14 +158,14 @@ async fn compare_directory(services: &Services, feed: &Feed) -> Result<(), Journ
 }
 
 /// Finds sessions of which the mirror has something else than the journal.
-async fn compare_mirror(services: &Services, held: &[Uuid]) -> Result<(), JournalError> {
-    if !services.standing.is_mirroring() || held.is_empty() {
+async fn compare_mirror(services: &Services, streamer_ids: &[Uuid]) -> Result<(), JournalError> {
+    if !services.standing.is_mirroring() || streamer_ids.is_empty() {
         return Ok(());
     }
     // Asked before looking at what is known here: what moves meanwhile makes the mirror look behind.
-    let Ok(marks) = services.hot.marks(held).await else { return Ok(()) };
+    let Ok(marks) = services.hot.marks(streamer_ids).await else { return Ok(()) };
     let mut doubtful = Vec::new();
-    for (streamer_id, mark) in held.iter().zip(marks) {
+    for (streamer_id, mark) in streamer_ids.iter().zip(marks) {
         match mark {
             Some(mark) if is_doubtful(services, *streamer_id, &mark) => doubtful.push((*streamer_id, mark)),
             Some(mark) if mark.version == version_here(services, *streamer_id) => {}

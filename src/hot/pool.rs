@@ -136,7 +136,8 @@ impl Hot {
 
     /// Sends commands in one pipeline (to a cluster: one a slot, at the same time) and gives their
     /// answers, in order; an answer may be a server error. When a server lacks the function library
-    /// it is loaded and its commands are sent again, so they have to be repeatable.
+    /// it is loaded and its commands are sent again; so they are when the connection turns out to be lost. They have
+    /// to be repeatable.
     ///
     /// All keys of one command share a slot, that of its first key; commands of different slots may
     /// be served in any order.

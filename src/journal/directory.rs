@@ -64,6 +64,11 @@ pub enum News {
     Heads(Vec<Uuid>),
 }
 
+/// Transactions still running now may commit later: the next question begins with them.
+const HORIZON: &str = "SELECT pg_snapshot_xmin(pg_current_snapshot())::text::bigint AS horizon";
+/// Streamers that are read by one statement.
+const DIRECTORY_PART: i64 = 2_000;
+
 impl Journal {
     /// The streamers that changed since `cursor` (all that have a live session, for a new cursor),
     /// and the cursor to ask with next. A change may be answered twice, but never missed.
@@ -74,22 +79,15 @@ impl Journal {
         &self,
         cursor: Option<DirectoryCursor>,
     ) -> Result<(Vec<Entry>, DirectoryCursor), JournalError> {
+        let Some(cursor) = cursor else { return self.whole_directory().await };
         let client = self.client().await?;
-        // Transactions still running now may commit later: the next question begins with them.
-        let horizon = "SELECT pg_snapshot_xmin(pg_current_snapshot())::text::bigint AS horizon";
-        let sql = match cursor {
-            None => format!(
-                "SELECT h.horizon, d.* FROM ({horizon}) h
-                 LEFT JOIN chatpulse.entries d ON d.session_id IS NOT NULL AND $1::bigint IS NOT NULL"
-            ),
-            Some(_) => format!(
-                "SELECT h.horizon, d.* FROM ({horizon}) h
-                 LEFT JOIN chatpulse.entries d ON d.changed >= $1::bigint::text::xid8"
-            ),
-        };
-        let rows = client.query(&sql, &[&cursor.unwrap_or_default().0]).await?;
+        let sql = format!(
+            "SELECT h.horizon, d.* FROM ({HORIZON}) h
+             LEFT JOIN chatpulse.entries d ON d.changed >= $1::bigint::text::xid8"
+        );
+        let rows = client.query(&sql, &[&cursor.0]).await?;
         let mut entries = Vec::with_capacity(rows.len());
-        let mut next = cursor.unwrap_or_default();
+        let mut next = cursor;
         for row in &rows {
             next = DirectoryCursor(row.try_get("horizon")?);
             if row.try_get::<_, Option<Uuid>>("streamer_id")?.is_some() {
@@ -97,6 +95,22 @@ impl Journal {
             }
         }
         Ok((entries, next))
+    }
+
+    /// All streamers with a live session, some thousand at a time: a statement may not take long.
+    async fn whole_directory(&self) -> Result<(Vec<Entry>, DirectoryCursor), JournalError> {
+        // Read first: what changes while the parts are read is answered again by the next question.
+        let next = DirectoryCursor(self.client().await?.query_one(HORIZON, &[]).await?.try_get("horizon")?);
+        let sql = "SELECT streamer_id FROM chatpulse.live_sessions WHERE streamer_id > $1
+                   ORDER BY streamer_id LIMIT $2";
+        let (mut entries, mut after) = (Vec::new(), Uuid::nil());
+        loop {
+            let rows = self.client().await?.query(sql, &[&after, &DIRECTORY_PART]).await?;
+            let part = rows.iter().map(|row| row.try_get(0)).collect::<Result<Vec<Uuid>, _>>()?;
+            let Some(last) = part.last() else { return Ok((entries, next)) };
+            after = *last;
+            entries.extend(self.entries(&part).await?);
+        }
     }
 
     /// One number for each thing that a directory knows of all live sessions together.

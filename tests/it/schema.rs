@@ -282,7 +282,7 @@ const PREVIOUS: [&str; 6] = [
 const THIS: [&str; 3] = [
     include_str!("../../schema/V7__many_instances.sql"),
     include_str!("../../schema/V8__drained_votes.sql"),
-    include_str!("../../schema/V9__append_planned_once.sql"),
+    include_str!("../../schema/V9__lasting_plans.sql"),
 ];
 
 /// The previous release's statements on an open connection, prepared once and for all.

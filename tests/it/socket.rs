@@ -243,6 +243,16 @@ async fn a_message_over_1_kib_closes_with_1009() {
 }
 
 #[tokio::test]
+async fn a_frame_without_an_end_closes_with_1009() {
+    let instance = instance().await;
+    let (_, mut overlay) = instance.watched().await;
+    // A masked binary frame of 2^40 bytes, of which a few come.
+    let head = [&[0x82, 0xff][..], &(1u64 << 40).to_be_bytes(), &[0; 4], &[0; 4096]].concat();
+    overlay.socket.get_mut().write_all(&head).await.unwrap();
+    assert_eq!(overlay.close_code().await, 1009);
+}
+
+#[tokio::test]
 async fn text_that_is_not_utf_8_closes_with_1007() {
     let instance = instance().await;
     let (_, mut overlay) = instance.watched().await;

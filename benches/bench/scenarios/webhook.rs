@@ -44,7 +44,7 @@ pub async fn votes(dir: &Path) -> Result<Report> {
         "every message an accepted vote of another viewer, 1,000 sessions, 512 connections",
         1.0,
         512,
-        90_000,
+        120_000,
     )
     .await
 }
@@ -84,7 +84,7 @@ impl Sum {
             .with("a second", median(|answers| answers.answered as f64 / answers.seconds))
             .with("p50 ms", median(|answers| answers.p50_ms))
             .with("p99 ms", median(|answers| answers.p99_ms))
-            .with("p99.9 ms", median(|answers| answers.p999_ms))
+            .with("p99.9 ms", self.answers.iter().map(|answers| answers.p999_ms).fold(0.0, f64::max))
             .with("server µs", self.micros(self.usage.server))
     }
 }
@@ -120,16 +120,17 @@ async fn compare(
         again,
         viewers: None,
     };
-    let accepted_before = instance.metric(ACCEPTED).await?;
     let (mut ours, mut theirs) = (Sum::default(), Sum::default());
+    let mut accepted = 0.0;
     for round in 1..=ROUNDS {
         progress(&format!("round {round} of {ROUNDS}, ours and the limit, 5 s each"));
-        let (answers, usage) = measured(&stage, &instance, load(instance.public, vote_share == 0.0)).await?;
+        let (answers, usage, votes) =
+            measured_with(&stage, &instance, load(instance.public, vote_share == 0.0), ACCEPTED).await?;
         ours.add(answers, usage);
+        accepted += votes;
         let (answers, cpu) = limited(limit.id(), load(limit_address.parse()?, true)).await?;
         theirs.add(answers, Usage { server: cpu, ..Usage::default() });
     }
-    let accepted = instance.metric(ACCEPTED).await? - accepted_before;
 
     let rate = |sum: &Sum| per_second(sum.answered(), sum.usage.server);
     let (server, all) = (ours.micros(ours.usage.server), ours.micros(ours.usage.total()));
@@ -152,8 +153,9 @@ async fn compare(
     } else {
         goals.push(Goal::at_least(
             "accepted votes for each answer",
+            // Some are under way when it begins and when it ends.
             accepted / ours.answered().max(1) as f64,
-            1.0,
+            0.95,
         ));
         goals.push(Goal::at_most("server CPU a vote, as multiple of the limit's", server / least, 2.0));
         goals.push(Goal::at_most("CPU of all parts a vote, as multiple of the limit's", all / least, 4.0));
@@ -176,14 +178,26 @@ pub fn row(label: &str, answers: &Answers) -> Row {
 
 /// Sends a load to an instance, and answers what became of it and what it cost.
 pub async fn measured(stage: &Stage, instance: &Instance, load: Spec) -> Result<(Answers, Usage)> {
+    let (answers, usage, _) = measured_with(stage, instance, load, ACCEPTED).await?;
+    Ok((answers, usage))
+}
+
+/// As [`measured`], and by how much a metric grew.
+async fn measured_with(
+    stage: &Stage,
+    instance: &Instance,
+    load: Spec,
+    metric: &str,
+) -> Result<(Answers, Usage, f64)> {
     let (warm_up, measured) = (seconds(load.warm_up_seconds), seconds(load.seconds));
     let (mut worker, _) = Worker::start(Work::Requests(load)).await?;
     worker.go()?;
     tokio::time::sleep(warm_up).await;
-    let before = stage.usage(instance);
+    let (before, metric_before) = (stage.usage(instance), instance.metric(metric).await?);
     tokio::time::sleep(measured).await;
     let usage = stage.usage(instance).since(before);
-    Ok((worker.result().await?, usage))
+    let grown = instance.metric(metric).await? - metric_before;
+    Ok((worker.result().await?, usage, grown))
 }
 
 /// The same for the limit's process.

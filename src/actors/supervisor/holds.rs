@@ -9,7 +9,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use actix::{AsyncContext, Context, Handler, Message};
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use uuid::Uuid;
 
 use super::{OpenError, Supervisor, Waiter};
@@ -21,8 +21,8 @@ use crate::actors::session::HelloAll;
 use crate::journal::JournalError;
 use crate::journal::sessions::Held;
 
-/// How long a cold start waits for its turn.
-const COLD_START_WAIT: Duration = Duration::from_secs(10);
+/// How long an overlay waits for its session, and a cold start for its turn, at most.
+pub(super) const OPEN_WAIT: Duration = Duration::from_secs(10);
 /// Before another try to let go of a session.
 const RELEASE_AGAIN: Duration = Duration::from_secs(1);
 /// Before another try to hold a session again.
@@ -33,7 +33,7 @@ const HOLDS_AT_ONCE: usize = 8;
 /// Cold starts that PostgreSQL is asked for at a time.
 const STARTS_AT_ONCE: usize = 6;
 /// Sessions that are let go of at a time.
-const RELEASES_AT_ONCE: usize = 2;
+const RELEASES_AT_ONCE: usize = 4;
 
 /// What PostgreSQL answered about a hold.
 #[derive(Message)]
@@ -44,6 +44,11 @@ pub(super) enum HoldAnswer {
         held: Box<Result<Option<Held>, JournalError>>,
         /// Whether a look at the change logs was under way when it began.
         blind: bool,
+    },
+    /// It is a session's turn to be let go of.
+    Releasing {
+        streamer_id: Uuid,
+        place: OwnedSemaphorePermit,
     },
     Released {
         streamer_id: Uuid,
@@ -79,6 +84,7 @@ impl Handler<HoldAnswer> for Supervisor {
             HoldAnswer::Started { overlay_uuid, held, blind } => {
                 self.opened(overlay_uuid, *held, blind);
             }
+            HoldAnswer::Releasing { streamer_id, place } => self.release_now(streamer_id, place, context),
             HoldAnswer::Released { streamer_id, released } => self.released(streamer_id, released, context),
         }
     }
@@ -121,16 +127,20 @@ impl Supervisor {
     fn start_cold(&mut self, overlay_uuid: Uuid) {
         self.services.metrics.cold_starts_postgres.inc();
         let (services, places) = (Arc::clone(&self.services), Arc::clone(&self.turns.to_start));
-        let answered = self.turns.answered.clone();
+        let hold = async move {
+            match tokio::time::timeout(OPEN_WAIT, places.acquire()).await {
+                Ok(Ok(_place)) => services.journal.hold(overlay_uuid, services.options.lease).await,
+                Ok(Err(_)) => Err(JournalError::Away("this instance is stopping".into())),
+                Err(_) => Err(JournalError::Away("too many sessions are being started".into())),
+            }
+        };
         // A look that is under way already does not know of this cold start.
         let blind = self.is_following();
+        let answered = self.turns.answered.clone();
         actix::spawn(async move {
-            let place = tokio::time::timeout(COLD_START_WAIT, places.acquire()).await;
-            let hold = async { services.journal.hold(overlay_uuid, services.options.lease).await };
-            let held = match place {
-                Ok(Ok(_)) => hold.await,
-                _ => Err(JournalError::Away("too many sessions are being started".into())),
-            };
+            // One that panics is answered too: somebody waits for it.
+            let held = actix::spawn(hold).await;
+            let held = held.unwrap_or_else(|error| Err(JournalError::Away(error.to_string())));
             // A supervisor that is gone needs no telling.
             let _ = answered.send(HoldAnswer::Started { overlay_uuid, held: Box::new(held), blind }).await;
         });
@@ -222,14 +232,32 @@ impl Supervisor {
             // One of the cold starts under way may be this streamer's, by a new URL.
             self.released_meanwhile.insert(streamer_id);
         }
-        let (services, places) = (Arc::clone(&self.services), Arc::clone(&self.turns.to_release));
-        let answered = self.turns.answered.clone();
+        let (places, answered) = (Arc::clone(&self.turns.to_release), self.turns.answered.clone());
         actix::spawn(async move {
-            // It is never closed.
-            let _place = places.acquire().await;
-            let released = release(&services, streamer_id).await;
+            if let Ok(place) = places.acquire_owned().await {
+                let _ = answered.send(HoldAnswer::Releasing { streamer_id, place }).await;
+            }
+        });
+    }
+
+    /// Lets go of a session whose turn it is, unless overlays have come back or PostgreSQL has gone meanwhile.
+    fn release_now(&mut self, streamer_id: Uuid, place: OwnedSemaphorePermit, context: &mut Context<Self>) {
+        let wanted = self.after_release.contains_key(&streamer_id);
+        if wanted || !self.services.standing.journal_circuit.is_up() {
+            return self.released(streamer_id, false, context);
+        }
+        let (services, answered) = (Arc::clone(&self.services), self.turns.answered.clone());
+        actix::spawn(async move {
+            let released = actix::spawn(async move { release(&services, streamer_id).await }).await;
+            drop(place);
+            let released = released.unwrap_or(false);
             let _ = answered.send(HoldAnswer::Released { streamer_id, released }).await;
         });
+    }
+
+    /// Ends the waiting for a turn to start a session: none is started any more.
+    pub(super) fn start_no_more(&self) {
+        self.turns.to_start.close();
     }
 
     fn released(&mut self, streamer_id: Uuid, released: bool, context: &mut Context<Self>) {
@@ -316,6 +344,10 @@ impl Supervisor {
         let journaled: BTreeSet<Uuid> = journaled.into_iter().collect();
         let missing = self.held.all().into_iter().filter(|streamer_id| !journaled.contains(streamer_id));
         self.to_hold_again.extend(missing);
+        if !self.opening.is_empty() {
+            // A cold start under way may be one of what is journaled.
+            return;
+        }
         for streamer_id in journaled {
             if !self.held.contains(streamer_id) && !self.releasing.contains(&streamer_id) {
                 self.let_go(streamer_id);

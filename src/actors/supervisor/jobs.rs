@@ -237,12 +237,14 @@ impl Supervisor {
         let (services, feed, held) = (Arc::clone(&self.services), Arc::clone(&self.feed), self.held.all());
         // Some in turn, so that thousands of idle sessions cost little.
         let begin = self.mirrors_compared.checked_rem(held.len()).unwrap_or(0);
-        let mirrored: Vec<Uuid> =
-            held.iter().cycle().skip(begin).take(MIRRORS_COMPARED.min(held.len())).copied().collect();
-        self.mirrors_compared = begin + mirrored.len();
+        let share = MIRRORS_COMPARED.min(held.len());
+        let mirrored: Vec<Uuid> = held.iter().cycle().skip(begin).take(share).copied().collect();
         let compare = async move { upkeep::compare(&services, &feed, &held, &mirrored).await };
-        self.alone(Job::Compare, context, compare, |supervisor, journaled, _| match journaled {
-            Ok(journaled) => supervisor.compare_holds(journaled),
+        self.alone(Job::Compare, context, compare, move |supervisor, journaled, _| match journaled {
+            Ok(journaled) => {
+                supervisor.mirrors_compared = begin + share;
+                supervisor.compare_holds(journaled);
+            }
             Err(error) => tracing::debug!(%error, "nothing can be compared with the journal now"),
         });
     }

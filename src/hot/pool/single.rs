@@ -1,6 +1,6 @@
 //! One Redis server.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use deadpool_redis::redis::aio::{ConnectionLike, MultiplexedConnection};
@@ -22,28 +22,44 @@ pub(super) struct Single {
     generation: Arc<Generation>,
     slots: Arc<[Slot]>,
     next: Arc<AtomicUsize>,
+    /// Connections made so far.
+    made: Arc<AtomicU64>,
 }
 
 /// A place for a connection that is in use.
 #[derive(Default)]
 struct Slot {
-    connection: Mutex<Option<MultiplexedConnection>>,
+    used: Mutex<Option<Used>>,
+    /// Held by who makes another, which is then everybody's.
+    making: tokio::sync::Mutex<()>,
+}
+
+/// A connection that is in use, with its number among all that were made.
+#[derive(Clone)]
+struct Used {
+    number: u64,
+    connection: MultiplexedConnection,
 }
 
 impl Slot {
-    fn connection(&self) -> MutexGuard<'_, Option<MultiplexedConnection>> {
+    fn used(&self) -> MutexGuard<'_, Option<Used>> {
         // Nothing in here can panic half-way, so a poisoned lock still guards whole data.
-        self.connection.lock().unwrap_or_else(PoisonError::into_inner)
+        self.used.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// An exchange under way. One that fails, or that nobody waits for any more, leaves its connection in doubt, and those
-/// beside it, which lead to the same server: others are made.
-struct Doubt<'a>(&'a [Slot]);
+/// An exchange under way. One that fails, or that nobody waits for any more, leaves its connection in doubt, and
+/// older ones, which lead to the same server: others are made.
+struct Doubt<'a> {
+    slots: &'a [Slot],
+    number: u64,
+}
 
 impl Drop for Doubt<'_> {
     fn drop(&mut self) {
-        self.0.iter().for_each(|slot| *slot.connection() = None);
+        for slot in self.slots {
+            slot.used().take_if(|used| used.number <= self.number);
+        }
     }
 }
 
@@ -65,13 +81,18 @@ impl Single {
             .max_size(options.pool_size.max(1))
             .wait_timeout(Some(options.command_timeout))
             .create_timeout(Some(options.connect_timeout))
-            .recycle_timeout(Some(options.command_timeout))
             .post_create(meet_server(Arc::new(Server::new(Arc::clone(generation)))))
             .runtime(Runtime::Tokio1)
             .build()
             .map_err(|error| unusable(error.to_string()))?;
         let slots = (0..options.pool_size.max(1)).map(|_| Slot::default()).collect();
-        Ok(Single { pool, generation: Arc::clone(generation), slots, next: Arc::default() })
+        Ok(Single {
+            pool,
+            generation: Arc::clone(generation),
+            slots,
+            next: Arc::default(),
+            made: Arc::default(),
+        })
     }
 
     /// Sends the commands in one pipeline, once more if the server lacked the library or the connection in use
@@ -80,38 +101,47 @@ impl Single {
         let pipeline = pipeline_of(commands);
         // There is at least one slot.
         let slot = &self.slots[self.next.fetch_add(1, Ordering::Relaxed) % self.slots.len()];
-        let used = slot.connection().clone();
-        if let Some(connection) = used {
-            match round_trips(&self.slots, connection, &pipeline).await {
+        let used = slot.used().clone();
+        if let Some(used) = used {
+            match self.round_trips(used, &pipeline).await {
                 Err(HotError::Connection(_)) => self.generation.grow(),
                 answered => return answered,
             }
         }
+        let fresh = self.fresh(slot).await?;
+        self.round_trips(fresh, &pipeline).await
+    }
+
+    /// A connection that is not known to be lost: one that somebody else has just made, or another.
+    async fn fresh(&self, slot: &Slot) -> Result<Used, HotError> {
+        let _making = slot.making.lock().await;
+        if let Some(used) = slot.used().clone() {
+            return Ok(used);
+        }
         let connection = Connection::take(self.pool.get().await.map_err(of_pool)?);
-        *slot.connection() = Some(connection.clone());
-        round_trips(&self.slots, connection, &pipeline).await
+        let used = Used { number: self.made.fetch_add(1, Ordering::Relaxed), connection };
+        *slot.used() = Some(used.clone());
+        Ok(used)
+    }
+
+    /// Sends the pipeline, and once more when it finds that the server lacks the library.
+    async fn round_trips(&self, used: Used, pipeline: &Pipeline) -> Result<Vec<Value>, HotError> {
+        let Used { number, mut connection } = used;
+        let doubt = Doubt { slots: &self.slots, number };
+        let mut answers = round_trip(&mut connection, pipeline).await?;
+        if answers.iter().any(functions::is_missing) {
+            functions::load(&mut connection).await.map_err(of_redis)?;
+            answers = round_trip(&mut connection, pipeline).await?;
+        }
+        // All is answered: nothing is in doubt.
+        std::mem::forget(doubt);
+        Ok(answers)
     }
 
     /// What the server says of itself.
     pub(super) async fn probe(&self) -> Result<Vec<String>, HotError> {
         self.exchange(vec![info_command()]).await?.into_iter().map(answer).collect()
     }
-}
-
-/// Sends the pipeline, and once more when it finds that the server lacks the library.
-async fn round_trips(
-    slots: &[Slot],
-    mut connection: MultiplexedConnection,
-    pipeline: &Pipeline,
-) -> Result<Vec<Value>, HotError> {
-    let mut doubt = Doubt(slots);
-    let mut answers = round_trip(&mut connection, pipeline).await?;
-    if answers.iter().any(functions::is_missing) {
-        functions::load(&mut connection).await.map_err(of_redis)?;
-        answers = round_trip(&mut connection, pipeline).await?;
-    }
-    doubt.0 = &[];
-    Ok(answers)
 }
 
 async fn round_trip(

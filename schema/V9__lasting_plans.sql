@@ -1,4 +1,5 @@
--- Appending votes with plans that are made once, in fewer statements and look-ups.
+-- Plans that last: appending votes with plans that are made once, in fewer statements and look-ups, and holds whose
+-- plans are good for full tables also when they were made for empty ones.
 -- Safe next to the previous release: arguments and answers are the same.
 
 -- As before, described in V5 and V8.
@@ -21,8 +22,8 @@ CREATE OR REPLACE FUNCTION chatpulse.append_votes(
 )
 LANGUAGE plpgsql
 SET lock_timeout = '150ms'
--- Planned once: planning took most of the time of a small batch. And the same plan whatever the tables hold:
--- every join here looks rows up by their key.
+-- Planned once: planning took most of the time of a small batch. Every join here looks rows up by their key,
+-- whatever the tables hold when it is planned.
 SET plan_cache_mode = force_generic_plan
 SET enable_seqscan = off
 SET enable_hashjoin = off
@@ -154,13 +155,26 @@ BEGIN
                s.at_ms, s.value, s.for_count, s.against_count, s.seconds,
                s.started_at_ms, s.reset_at_ms, s.ended_at_ms,
                '{}'::bigint[],
-               coalesce(array_agg(v.n) FILTER (WHERE s.ended_at_ms IS NOT NULL AND NOT EXISTS (
-                   SELECT FROM chatpulse.vote_ids k
-                   WHERE k.streamer_id = s.streamer_id AND k.message_id = v.message_key)), '{}'),
+               -- Looked up for sessions that have ended only.
+               CASE WHEN s.ended_at_ms IS NULL THEN '{}' ELSE ARRAY(
+                   SELECT v.n
+                   FROM unnest(p_session_ids, p_message_keys) WITH ORDINALITY AS v (session_id, message_key, n)
+                   WHERE v.session_id = s.session_id AND NOT EXISTS (
+                       SELECT FROM chatpulse.vote_ids k
+                       WHERE k.streamer_id = s.streamer_id AND k.message_id = v.message_key)
+                   ORDER BY v.n) END,
                v_now_ms
-        FROM unnest(p_session_ids, p_message_keys) WITH ORDINALITY AS v (session_id, message_key, n)
-        JOIN chatpulse.sessions s ON s.session_id = v.session_id
-        GROUP BY s.session_id
-        HAVING NOT bool_or(v.n = ANY (v_accepted));
+        FROM (SELECT v.session_id FROM unnest(p_session_ids) AS v (session_id)
+              EXCEPT SELECT p_session_ids[a.n] FROM unnest(v_accepted) AS a (n)) AS unmoved
+        JOIN chatpulse.sessions s ON s.session_id = unmoved.session_id;
     END IF;
 END $$;
+
+-- Every join of a hold looks rows up by their key. Plans that were made when there were few sessions read all of
+-- them, and are kept until the next ANALYZE.
+ALTER FUNCTION chatpulse.hold(uuid, uuid, uuid, bytea, jsonb, interval) SET enable_seqscan = off;
+ALTER FUNCTION chatpulse.hold(uuid, uuid, uuid, bytea, jsonb, interval) SET enable_hashjoin = off;
+ALTER FUNCTION chatpulse.hold(uuid, uuid, uuid, bytea, jsonb, interval) SET enable_mergejoin = off;
+ALTER FUNCTION chatpulse.hold_streamer(uuid, uuid, uuid, bytea, jsonb, interval) SET enable_seqscan = off;
+ALTER FUNCTION chatpulse.hold_streamer(uuid, uuid, uuid, bytea, jsonb, interval) SET enable_hashjoin = off;
+ALTER FUNCTION chatpulse.hold_streamer(uuid, uuid, uuid, bytea, jsonb, interval) SET enable_mergejoin = off;
