@@ -48,17 +48,18 @@ impl Slot {
     }
 }
 
-/// An exchange under way. One that fails, or that nobody waits for any more, leaves its connection in doubt, and
-/// older ones, which lead to the same server: others are made.
+/// An exchange under way. One that fails, or that nobody waits for any more, leaves its connection in doubt, and all
+/// that were there when it began, which lead to the same server: others are made.
 struct Doubt<'a> {
     slots: &'a [Slot],
-    number: u64,
+    /// How many connections had been made when it began.
+    made: u64,
 }
 
 impl Drop for Doubt<'_> {
     fn drop(&mut self) {
         for slot in self.slots {
-            slot.used().take_if(|used| used.number <= self.number);
+            slot.used().take_if(|used| used.number < self.made);
         }
     }
 }
@@ -126,8 +127,8 @@ impl Single {
 
     /// Sends the pipeline, and once more when it finds that the server lacks the library.
     async fn round_trips(&self, used: Used, pipeline: &Pipeline) -> Result<Vec<Value>, HotError> {
-        let Used { number, mut connection } = used;
-        let doubt = Doubt { slots: &self.slots, number };
+        let mut connection = used.connection;
+        let doubt = Doubt { slots: &self.slots, made: self.made.load(Ordering::Relaxed) };
         let mut answers = round_trip(&mut connection, pipeline).await?;
         if answers.iter().any(functions::is_missing) {
             functions::load(&mut connection).await.map_err(of_redis)?;
