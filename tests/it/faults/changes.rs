@@ -102,6 +102,13 @@ async fn settings_changed_behind_the_journals_back_are_found_counted_and_shown()
     let cluster = Cluster::on_shared(2, &[]).await;
     let streamer = cluster.streamer().await;
     let (here, there) = (cluster.nodes[0].watch(&streamer).await, cluster.nodes[1].watch(&streamer).await);
+    // As long as the session's start is news, an instance may read the streamer again and come upon the change.
+    let sql = "SELECT pg_snapshot_xmin(pg_current_snapshot()) > changed FROM chatpulse.users WHERE id = $1";
+    within(IN_THE_END, "all transactions since the start are over", async || {
+        cluster.superuser().await.query_one(sql, &[&streamer.id]).await.unwrap().get(0)
+    })
+    .await;
+    changes_are_seen(&cluster, IN_THE_END).await;
     let sql = "UPDATE chatpulse.configs SET version = version + 1, for_label = 'Behind'
                WHERE streamer_id = $1";
     assert_eq!(cluster.superuser().await.execute(sql, &[&streamer.id]).await.unwrap(), 1);
