@@ -1,7 +1,9 @@
 //! The frames of the overlay socket, as JSON. Each is encoded once and shared by all overlays of
 //! a session.
 
-use actix_web::web::Bytes;
+use actix_codec::{Decoder, Encoder};
+use actix_http::ws::{self, Codec};
+use actix_web::web::{Bytes, BytesMut};
 use serde::Serialize;
 
 use crate::domain::config::{Display, VersionedConfig};
@@ -9,6 +11,8 @@ use crate::domain::sentiment::Model;
 use crate::domain::session::Session;
 use crate::domain::time::Millis;
 
+/// Bytes before a server's payload, at most. Source: RFC 6455, section 5.2.
+const HEADER_MAX: usize = 10;
 /// The version of the frames' protocol.
 const PROTOCOL: u32 = 1;
 
@@ -30,19 +34,13 @@ pub struct Frame {
 }
 
 impl Frame {
-    /// The JSON.
-    pub fn text(&self) -> &str {
-        let start = header_len(self.wire.get(1).copied().unwrap_or_default());
-        self.wire.get(start..).and_then(|text| std::str::from_utf8(text).ok()).unwrap_or_default()
-    }
-}
-
-/// The bytes before a server's payload, by the frame's second one. Source: RFC 6455, section 5.2.
-fn header_len(second: u8) -> usize {
-    match second {
-        0..=125 => 2,
-        126 => 4,
-        _ => 10,
+    /// The JSON, as a client reads it.
+    pub fn text(&self) -> String {
+        let read = Codec::new().client_mode().decode(&mut BytesMut::from(&self.wire[..]));
+        match read {
+            Ok(Some(ws::Frame::Text(text))) => String::from_utf8_lossy(&text).into_owned(),
+            other => format!("{other:?}"),
+        }
     }
 }
 
@@ -169,29 +167,11 @@ pub fn config(config: &VersionedConfig, session: &Session, now: Millis) -> Frame
 }
 
 fn encode(kind: Kind, frame: &impl Serialize) -> Frame {
-    // Serialising structs of numbers and strings into memory has no way to fail.
-    let text = serde_json::to_vec(frame).unwrap_or_default();
-    Frame { kind, wire: wire(&text) }
-}
-
-/// A whole text message of a server. Source: RFC 6455, section 5.2.
-fn wire(text: &[u8]) -> Bytes {
-    const FINAL_TEXT: u8 = 0x81;
-    let mut wire = Vec::with_capacity(text.len() + header_len(u8::MAX));
-    wire.push(FINAL_TEXT);
-    match (u8::try_from(text.len()), u16::try_from(text.len())) {
-        (Ok(len @ 0..=125), _) => wire.push(len),
-        (_, Ok(len)) => {
-            wire.push(126);
-            wire.extend(len.to_be_bytes());
-        }
-        _ => {
-            wire.push(127);
-            wire.extend((text.len() as u64).to_be_bytes());
-        }
-    }
-    wire.extend_from_slice(text);
-    wire.into()
+    // Serialising structs of numbers and strings into memory has no way to fail, nor has a text that is one frame.
+    let text = serde_json::to_string(frame).unwrap_or_default();
+    let mut wire = BytesMut::with_capacity(text.len() + HEADER_MAX);
+    let _ = Codec::new().encode(ws::Message::Text(text.into()), &mut wire);
+    Frame { kind, wire: wire.freeze() }
 }
 
 #[cfg(test)]

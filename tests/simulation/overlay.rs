@@ -52,7 +52,7 @@ impl Socket {
             }
             let close = taken.close;
             for frame in taken.into_frames() {
-                let frame: Value = serde_json::from_str(frame.text()).expect("frames are JSON");
+                let frame: Value = serde_json::from_str(&frame.text()).expect("frames are JSON");
                 self.show(&frame);
             }
             *self.closed.borrow_mut() = close;
