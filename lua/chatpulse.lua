@@ -10,7 +10,7 @@
 -- log with its epoch hash. Only v2 knows the hash's field `holders` and gives hash and refs a life.
 -- v1 adds and removes single holders without a rank and may delete `holders`; then a v2 instance
 -- finds rank 0 where the journal has another, and writes the holders again. v1 doesn't beat the
--- pulse, so that its changes are seen a second later; and v2 begins a log anew that v1 began and
+-- pulse, so that its changes are seen some seconds later; and v2 begins a log anew that v1 began and
 -- nothing has changed in.
 --
 -- Every key is passed in KEYS, so that all of this also runs on a cluster; the keys of one call

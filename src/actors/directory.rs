@@ -235,6 +235,14 @@ impl Directory {
         })
     }
 
+    /// Whether something else is known of a streamer's live session than the journal has.
+    pub fn differs(&self, journal: &LiveVersions) -> bool {
+        self.by_streamer(journal.streamer_id).is_none_or(|known| {
+            (known.streamer_version, known.config.version, known.ordinal)
+                != (journal.streamer_version, journal.config_version, journal.ordinal)
+        })
+    }
+
     /// Whether the journal has another config than is known here without a change of the streamer that
     /// would have told of it.
     pub fn contradicts(&self, entry: &Entry) -> bool {

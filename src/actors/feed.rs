@@ -9,6 +9,7 @@ use std::time::Duration;
 use tokio::sync::Mutex;
 use uuid::Uuid;
 
+use super::directory::LiveEntry;
 use super::services::{Services, Unmirrored};
 use super::session::Adopt;
 use super::upkeep;
@@ -17,23 +18,33 @@ use crate::journal::{JournalError, JournalOptions};
 
 /// Notifications may be lost: the journal is asked at least this often.
 const ASK_EVERY: Duration = Duration::from_secs(1);
+/// Streamers that are read by one statement.
+const READ_AT_ONCE: usize = 2_000;
 /// Between two tries to listen again.
 const LISTEN_AGAIN: Duration = Duration::from_secs(1);
 
 /// Follows the journal's directory.
 pub struct Feed {
     services: Arc<Services>,
-    /// Where the next question begins; none: everything is asked for. Held while a question is under
-    /// way, so that they don't overtake each other.
-    cursor: Mutex<Option<DirectoryCursor>>,
+    /// Held while a question is under way, so that they don't overtake each other.
+    place: Mutex<Place>,
     /// PostgreSQL may be another server now, whose transactions are numbered anew.
     start_over: AtomicBool,
+}
+
+/// How far the feed has come.
+#[derive(Default)]
+struct Place {
+    /// Where the next question begins; none: everything is asked for.
+    cursor: Option<DirectoryCursor>,
+    /// Whether everything has to be compared, too.
+    compare: bool,
 }
 
 impl Feed {
     /// A feed that has asked nothing yet.
     pub fn new(services: Arc<Services>) -> Feed {
-        Feed { services, cursor: Mutex::new(None), start_over: AtomicBool::new(false) }
+        Feed { services, place: Mutex::default(), start_over: AtomicBool::new(false) }
     }
 
     /// Asks the journal once, and brings directory and actors up to date.
@@ -41,38 +52,51 @@ impl Feed {
     /// # Errors
     /// [`JournalError`] when the journal can't be asked; nothing was changed then.
     pub async fn refresh(&self) -> Result<(), JournalError> {
-        let mut cursor = self.cursor.lock().await;
-        if self.start_over.swap(false, Ordering::AcqRel) {
-            *cursor = None;
+        let mut place = self.place.lock().await;
+        place.compare |= self.start_over.swap(false, Ordering::AcqRel);
+        let known_all = place.cursor.is_some();
+        let (mut entries, next) = self.services.vote_journal.directory_since(place.cursor).await?;
+        if place.compare && known_all {
+            entries.extend(self.differing().await?);
+            // Heads may have moved unseen as well.
+            let here = self.services.directory.sessions();
+            self.services.restore_later(here.into_iter().map(|(streamer_id, _)| streamer_id));
         }
-        let known = if cursor.is_none() { self.services.directory.streamers() } else { Vec::new() };
-        let (entries, next) = self.services.vote_journal.directory_since(*cursor).await?;
-        let listed: HashSet<Uuid> = entries.iter().map(|entry| entry.streamer.id).collect();
         for entry in entries {
             if self.services.directory.contradicts(&entry) {
                 upkeep::note_desync(&self.services, 1, "the directory");
             }
             adopt(&self.services, entry);
         }
-        // A full answer lists live sessions only: those that are missing may have ended.
-        let missing: Vec<Uuid> = known.into_iter().filter(|known| !listed.contains(known)).collect();
-        if !missing.is_empty() {
-            for entry in self.services.vote_journal.entries(&missing).await? {
-                adopt(&self.services, entry);
-            }
-        }
-        *cursor = Some(next);
+        *place = Place { cursor: Some(next), compare: false };
         self.services.standing.note_followed();
         Ok(())
     }
 
-    /// Whether the feed has seen all changes up to this one.
-    pub async fn has_passed(&self, changed: DirectoryCursor) -> bool {
-        self.cursor.lock().await.is_some_and(|cursor| cursor.covers(changed))
+    /// The streamers of whom other versions are known here than the journal has, as it has them.
+    async fn differing(&self) -> Result<Vec<Entry>, JournalError> {
+        let (journal, directory) = (&self.services.vote_journal, &self.services.directory);
+        let known = directory.streamers();
+        let live = journal.live_versions().await?;
+        let listed: HashSet<Uuid> = live.iter().map(|versions| versions.streamer_id).collect();
+        let other = live.iter().filter(|versions| directory.differs(versions)).map(|live| live.streamer_id);
+        // Those that are not listed may have ended.
+        let differing: Vec<Uuid> =
+            other.chain(known.into_iter().filter(|known| !listed.contains(known))).collect();
+        let mut entries = Vec::with_capacity(differing.len());
+        for part in differing.chunks(READ_AT_ONCE) {
+            entries.extend(journal.entries(part).await?);
+        }
+        Ok(entries)
     }
 
-    /// Asks for everything with the next question: after a new connection PostgreSQL may be another
-    /// server, or one that was restored.
+    /// Whether the feed has seen all changes up to this one.
+    pub async fn has_passed(&self, changed: DirectoryCursor) -> bool {
+        self.place.lock().await.cursor.is_some_and(|cursor| cursor.covers(changed))
+    }
+
+    /// Compares the versions of everything with the next question: after a new connection PostgreSQL may be another
+    /// server, whose transactions are numbered anew.
     pub fn start_over(&self) {
         self.start_over.store(true, Ordering::Release);
         self.services.directory_changed.notify_one();
@@ -118,6 +142,12 @@ pub fn adopt(services: &Services, entry: Entry) {
     if known && live.is_none() {
         services.forget_later(streamer_id, entry.last_ordinal);
     }
+    tell(services, entry, live);
+}
+
+/// Tells Redis and the actor of the session, if one runs here, what the directory has made of an entry.
+pub(super) fn tell(services: &Services, entry: Entry, live: Option<Arc<LiveEntry>>) {
+    let streamer_id = entry.streamer.id;
     let Some(handle) = services.directory.session(streamer_id) else { return };
     if let (Some(live), Some(told)) = (&live, &entry.live) {
         services.mirror_later(Unmirrored { live: Arc::clone(live), session: told.head.clone() });

@@ -17,7 +17,9 @@ use crate::hot::mirror::{HotSession, MirrorEntry, Mirrored};
 use crate::hot::refs::Mark;
 use crate::hot::spill::{Depth, Failed, Spill, Spilled};
 use crate::hot::{Hot, HotError};
-use crate::journal::sessions::{DirectoryCursor, EndedSession, Entry, Held, Lease, LiveDigest, LiveVersions};
+use crate::journal::sessions::{
+    DirectoryCursor, EndedSession, Entry, Held, Hold, IfLocked, Lease, LiveDigest, LiveVersions,
+};
 use crate::journal::votes::{AppendAnswer, SessionHead};
 use crate::journal::{Journal, JournalError};
 
@@ -28,8 +30,19 @@ pub trait JournalPort: Send + Sync {
     async fn ping(&self) -> Result<(), JournalError>;
     async fn append_votes(&self, votes: &[NewVote], batch_id: &str) -> Result<AppendAnswer, JournalError>;
     async fn append_drained(&self, votes: &[NewVote], batch_id: &str) -> Result<AppendAnswer, JournalError>;
-    async fn hold(&self, overlay_uuid: Uuid, lease: Duration) -> Result<Option<Held>, JournalError>;
-    async fn hold_streamer(&self, streamer_id: Uuid, lease: Duration) -> Result<Option<Held>, JournalError>;
+    async fn hold_overlays(
+        &self,
+        wanted: &[Hold],
+        lease: Duration,
+        locked: IfLocked,
+    ) -> Result<Vec<Option<Held>>, JournalError>;
+    async fn hold_streamers(
+        &self,
+        wanted: &[Hold],
+        lease: Duration,
+        locked: IfLocked,
+    ) -> Result<Vec<Option<Held>>, JournalError>;
+    async fn holders(&self, streamer_ids: &[Uuid]) -> Result<Vec<Holders>, JournalError>;
     async fn release(&self, streamer_id: Uuid) -> Result<Option<Holders>, JournalError>;
     async fn leave(&self) -> Result<Vec<Holders>, JournalError>;
     async fn held(&self) -> Result<Vec<Uuid>, JournalError>;
@@ -103,12 +116,26 @@ impl JournalPort for Journal {
         Journal::append_drained(self, votes, batch_id).await
     }
 
-    async fn hold(&self, overlay_uuid: Uuid, lease: Duration) -> Result<Option<Held>, JournalError> {
-        Journal::hold(self, overlay_uuid, lease).await
+    async fn hold_overlays(
+        &self,
+        wanted: &[Hold],
+        lease: Duration,
+        locked: IfLocked,
+    ) -> Result<Vec<Option<Held>>, JournalError> {
+        Journal::hold_overlays(self, wanted, lease, locked).await
     }
 
-    async fn hold_streamer(&self, streamer_id: Uuid, lease: Duration) -> Result<Option<Held>, JournalError> {
-        Journal::hold_streamer(self, streamer_id, lease).await
+    async fn hold_streamers(
+        &self,
+        wanted: &[Hold],
+        lease: Duration,
+        locked: IfLocked,
+    ) -> Result<Vec<Option<Held>>, JournalError> {
+        Journal::hold_streamers(self, wanted, lease, locked).await
+    }
+
+    async fn holders(&self, streamer_ids: &[Uuid]) -> Result<Vec<Holders>, JournalError> {
+        Journal::holders(self, streamer_ids).await
     }
 
     async fn release(&self, streamer_id: Uuid) -> Result<Option<Holders>, JournalError> {

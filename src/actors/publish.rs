@@ -15,6 +15,9 @@ use crate::domain::session::Session;
 use crate::hot::HotError;
 use crate::hot::mirror::{MirrorEntry, Mirrored};
 
+/// States that are sent to Redis at a time.
+const WRITTEN_AT_ONCE: usize = 200;
+
 /// What was decided about one vote.
 pub(super) type Decision = (PendingVote, VoteOutcome);
 
@@ -72,32 +75,44 @@ pub(super) async fn publish_heads(services: &Arc<Services>, heads: Vec<(Uuid, Se
 /// Writes states to Redis; what Redis does not confirm is written again at later ticks, and other
 /// instances are told by the journal.
 async fn mirror(services: &Services, states: Vec<Unmirrored>) {
-    if !states.is_empty() {
-        write(services, ForRedis { states, ..ForRedis::default() }).await;
-    }
+    let mut said = None;
+    write_states(services, states, &mut said).await;
+    note(services, said);
 }
 
 /// What Redis said of what it was given: that it takes it, or why not. `None` as long as it said nothing.
 type Said = Option<Result<(), String>>;
 
-/// Writes to Redis what it has not confirmed yet.
-pub(super) async fn write(services: &Services, mut work: ForRedis) {
+/// Writes to Redis what it has not confirmed yet, in parts: votes wait in between.
+pub(super) async fn write(services: &Services, work: ForRedis) {
     let mut said = None;
-    write_states(services, std::mem::take(&mut work.states), &mut said).await;
-    let holders = std::mem::take(&mut work.holders);
-    if !holders.is_empty() {
+    for states in parts(work.states) {
+        write_states(services, states, &mut said).await;
+    }
+    for holders in parts(work.holders) {
         let noted = services.hot.note_holders(&holders).await;
         let kept = unconfirmed(holders, noted, &mut said);
         kept.into_iter().for_each(|holders| services.note_holders_later(holders));
     }
-    if let Some(said) = said {
-        services.standing.note_mirror(said.err());
-    }
+    note(services, said);
     for (streamer_id, ordinal) in work.ended {
         if services.hot.remove(streamer_id, ordinal).await.is_err() {
             services.forget_later(streamer_id, ordinal);
         }
     }
+}
+
+fn note(services: &Services, said: Said) {
+    if let Some(said) = said {
+        services.standing.note_mirror(said.err());
+    }
+}
+
+/// What was to be written at once, as parts that Redis writes in little time.
+fn parts<T>(all: Vec<T>) -> impl Iterator<Item = Vec<T>> {
+    let mut rest = all.into_iter();
+    std::iter::from_fn(move || Some(rest.by_ref().take(WRITTEN_AT_ONCE).collect::<Vec<T>>()))
+        .take_while(|part| !part.is_empty())
 }
 
 async fn write_states(services: &Services, states: Vec<Unmirrored>, said: &mut Said) {

@@ -134,8 +134,10 @@ struct Due {
     ended: BTreeMap<Uuid, i64>,
     /// Streamers whose session moved without Redis noting it: other instances are told by the journal.
     unannounced: BTreeSet<Uuid>,
-    /// Streamers whose session has to be read from the journal.
+    /// Streamers whose session's head has to be read from the journal.
     restore: BTreeSet<Uuid>,
+    /// Streamers whose session has to be written to Redis again.
+    rewrite: BTreeSet<Uuid>,
 }
 
 impl Services {
@@ -221,9 +223,14 @@ impl Services {
         self.due().unannounced.extend(streamer_ids);
     }
 
-    /// These streamers' sessions have to be read from the journal, few at a time.
+    /// The heads of these streamers' sessions have to be read from the journal: they may have moved unseen.
     pub fn restore_later(&self, streamer_ids: impl IntoIterator<Item = Uuid>) {
         self.due().restore.extend(streamer_ids);
+    }
+
+    /// These streamers' sessions have to be written to Redis, which may have lost them.
+    pub fn rewrite_later(&self, streamer_ids: impl IntoIterator<Item = Uuid>) {
+        self.due().rewrite.extend(streamer_ids);
     }
 
     /// Takes what a tick has to do for overlays.
@@ -249,18 +256,24 @@ impl Services {
         std::mem::take(&mut self.due().unannounced).into_iter().collect()
     }
 
-    /// Takes at most `limit` streamers whose session has to be read from the journal.
+    /// Takes at most `limit` streamers whose session's head has to be read from the journal.
     pub fn take_restores(&self, limit: usize) -> Vec<Uuid> {
-        let mut due = self.due();
-        let taken: Vec<Uuid> = due.restore.iter().take(limit).copied().collect();
-        for streamer_id in &taken {
-            due.restore.remove(streamer_id);
-        }
-        taken
+        take_first(&mut self.due().restore, limit)
+    }
+
+    /// Takes at most `limit` streamers whose session has to be written to Redis again.
+    pub fn take_rewrites(&self, limit: usize) -> Vec<Uuid> {
+        take_first(&mut self.due().rewrite, limit)
     }
 
     fn due(&self) -> MutexGuard<'_, Due> {
         // Nothing in here can panic half-way, so a poisoned lock still guards whole data.
         self.due.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Takes at most `limit` of a set.
+fn take_first(set: &mut BTreeSet<Uuid>, limit: usize) -> Vec<Uuid> {
+    let rest = set.iter().nth(limit).copied().map(|first| set.split_off(&first)).unwrap_or_default();
+    std::mem::replace(set, rest).into_iter().collect()
 }

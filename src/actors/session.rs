@@ -27,7 +27,7 @@ use crate::domain::vote::NewVote;
 
 pub use messages::{
     Adopt, CastVote, CloseOverlays, CloseShare, CountOverlays, Follow, HelloAgain, HelloAll, Join, Journaled,
-    Leave, Reply, Tick, VoteOutcome,
+    Leave, MirrorAgain, Reply, Tick, VoteOutcome,
 };
 
 /// Messages of others than votes: votes have a bound of their own, in the directory.

@@ -5,9 +5,10 @@ mod drain;
 mod held;
 mod holds;
 mod jobs;
+mod releases;
 mod sessions;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -31,8 +32,8 @@ use super::watch::{self, Restarts};
 use crate::domain::time::Millis;
 
 use held::Held;
-use holds::{HoldAnswer, Turns};
 use jobs::Job;
+use releases::{Release, Turns};
 
 /// An instance says that it is running so many times within its lease.
 const RENEWALS_PER_LEASE: u32 = 3;
@@ -86,11 +87,18 @@ pub struct Supervisor {
     /// Streamers whose session actor has not been told the state by the journal: an overlay needs a
     /// cold start, whoever holds the session.
     untold: BTreeSet<Uuid>,
+    /// Streamers of whose session it is not known whether it is still held, because the answer to a release was
+    /// lost: an overlay needs a cold start.
+    doubtful: BTreeSet<Uuid>,
     /// Who waits for which overlay URL: the first one's cold start serves all.
     opening: HashMap<Uuid, Vec<Waiter>>,
+    /// Overlay URLs whose cold start waits for its turn.
+    to_start: VecDeque<Uuid>,
+    /// Those that are asked for each by itself.
+    to_start_singly: VecDeque<Uuid>,
     turns: Turns,
     /// Taken when the supervisor starts.
-    hold_answers: Option<mpsc::Receiver<HoldAnswer>>,
+    releases: Option<mpsc::Receiver<Release>>,
     /// Overlay URLs whose cold start waits until its streamer's release is through.
     after_release: BTreeMap<Uuid, Vec<Uuid>>,
     /// Streamers whose session was let go of while cold starts were under way, one of which may be theirs.
@@ -105,6 +113,8 @@ pub struct Supervisor {
     lease_since: Option<Millis>,
     /// Whether the last renewal of the lease went through.
     lease_unbroken: bool,
+    /// How many times it was looked whether the parts are there.
+    looks: u32,
     /// Which of the sessions held was the last whose state in Redis was compared.
     mirrors_compared: usize,
     last_mirrored: Instant,
@@ -120,7 +130,7 @@ impl Supervisor {
     pub fn new(services: Arc<Services>, committer: Committer, feed: Arc<Feed>) -> Supervisor {
         let arbiters = (0..services.options.arbiters).map(|_| Arbiter::new()).collect();
         let now = Instant::now();
-        let (turns, hold_answers) = Turns::new();
+        let (turns, releases) = Turns::new();
         Supervisor {
             services,
             committer,
@@ -129,9 +139,12 @@ impl Supervisor {
             held: Held::default(),
             releasing: BTreeSet::new(),
             untold: BTreeSet::new(),
+            doubtful: BTreeSet::new(),
             opening: HashMap::new(),
+            to_start: VecDeque::new(),
+            to_start_singly: VecDeque::new(),
             turns,
-            hold_answers: Some(hold_answers),
+            releases: Some(releases),
             after_release: BTreeMap::new(),
             released_meanwhile: BTreeSet::new(),
             to_hold_again: BTreeSet::new(),
@@ -140,6 +153,7 @@ impl Supervisor {
             restarts: BTreeMap::new(),
             lease_since: None,
             lease_unbroken: true,
+            looks: 0,
             mirrors_compared: 0,
             last_mirrored: now,
             last_polled: now,
@@ -167,6 +181,7 @@ impl Supervisor {
         self.mirror(context);
         self.announce(context);
         self.restore(context);
+        self.rewrite(context);
         self.hold_again(context);
         self.follow(context);
         if changes > 0 {
@@ -181,8 +196,8 @@ impl Actor for Supervisor {
 
     fn started(&mut self, context: &mut Self::Context) {
         context.set_mailbox_capacity(MAILBOX);
-        if let Some(mut answers) = self.hold_answers.take() {
-            context.add_message_stream(poll_fn(move |context| answers.poll_recv(context)));
+        if let Some(mut releases) = self.releases.take() {
+            context.add_message_stream(poll_fn(move |context| releases.poll_recv(context)));
         }
         let options = &self.services.options;
         let compare_every = (options.orphan / COMPARES_PER_ORPHAN).min(COMPARE_EVERY_MAX);
@@ -204,9 +219,9 @@ impl Actor for Supervisor {
 impl Handler<OpenOverlay> for Supervisor {
     type Result = ResponseFuture<Result<Seat, OpenError>>;
 
-    fn handle(&mut self, open: OpenOverlay, _: &mut Self::Context) -> Self::Result {
+    fn handle(&mut self, open: OpenOverlay, context: &mut Self::Context) -> Self::Result {
         let (waiter, seat) = oneshot::channel();
-        self.open(open.overlay_uuid, waiter);
+        self.open(open.overlay_uuid, waiter, context);
         let seat = tokio::time::timeout(holds::OPEN_WAIT, seat);
         Box::pin(async move {
             seat.await.map_or(Err(OpenError::Unavailable), |seat| seat.unwrap_or(Err(OpenError::Unavailable)))

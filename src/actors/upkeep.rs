@@ -108,7 +108,7 @@ pub async fn compare(
     note_ended(services, &services.vote_journal.end_orphans(None, services.options.orphan).await?);
     forget_false_orphans(services).await?;
     compare_directory(services, feed).await?;
-    follower::poll(services, held).await?;
+    follower::restore(services, held).await?;
     compare_mirror(services, mirrored).await?;
     if let Ok(bytes) = services.hot.used_memory().await {
         services.metrics.redis_memory_bytes.set(i64::try_from(bytes).unwrap_or(i64::MAX));
@@ -169,14 +169,15 @@ async fn compare_mirror(services: &Services, streamer_ids: &[Uuid]) -> Result<()
         match mark {
             Some(mark) if is_doubtful(services, *streamer_id, &mark) => doubtful.push((*streamer_id, mark)),
             Some(mark) if mark.version == version_here(services, *streamer_id) => {}
-            // Behind: written again.
-            Some(_) | None => services.restore_later([*streamer_id]),
+            // Behind.
+            Some(_) | None => services.rewrite_later([*streamer_id]),
         }
     }
     if doubtful.is_empty() {
         return Ok(());
     }
     let ids: Vec<Uuid> = doubtful.iter().map(|(streamer_id, _)| *streamer_id).collect();
+    let mut discarded = Vec::new();
     for entry in services.vote_journal.entries(&ids).await? {
         let Some(live) = &entry.live else { continue };
         let mark = doubtful.iter().find(|(streamer_id, _)| *streamer_id == entry.streamer.id);
@@ -185,14 +186,20 @@ async fn compare_mirror(services: &Services, streamer_ids: &[Uuid]) -> Result<()
         let other = mark.session_id != live.session_id || mark.config_version != live.head.config_version;
         if mark.version > version || (mark.version == version && other) {
             note_desync(services, 1, "the mirror");
-            // What could not be discarded is found again. What was is read anew: by now others may have
-            // written something newer than this entry.
+            // What could not be discarded is found again.
             let _ = services.hot.discard(entry.streamer.id).await;
-            services.restore_later([entry.streamer.id]);
+            discarded.push(entry.streamer.id);
         } else {
             feed::adopt(services, entry);
         }
     }
+    if discarded.is_empty() {
+        return Ok(());
+    }
+    // Read anew: by now others may have written something newer.
+    let read = services.vote_journal.entries(&discarded).await;
+    let entries = read.inspect_err(|_| services.rewrite_later(discarded))?;
+    entries.into_iter().for_each(|entry| feed::adopt(services, entry));
     Ok(())
 }
 

@@ -104,7 +104,7 @@ impl Hot {
             mirrored[*place] = written(value)?;
         }
         if self.is_cluster() {
-            // A beat that is refused says nothing of the states: others see them within a second.
+            // A beat that is refused says nothing of the states: others see them some seconds later.
             let beat = Beat::new();
             let answered = self.send(vec![beat.command()]).await?;
             if let Some(answered) = answered.into_iter().next() {

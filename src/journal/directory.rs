@@ -185,8 +185,8 @@ impl Journal {
 }
 
 /// Calls `told` with all that PostgreSQL tells, until the connection ends. Notifications may be lost
-/// with the connection: the caller asks again by itself now and then, and in full after a new
-/// connection.
+/// with the connection: the caller asks again by itself now and then, and compares what it knows after a
+/// new connection.
 ///
 /// # Errors
 /// [`JournalError`] that ended the connection.

@@ -1,6 +1,7 @@
 //! Who keeps sessions alive: leases of instances, their holds, and the end of what nobody holds. All
 //! of it is decided here; what Redis knows of holders is a copy.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use rand::Rng;
@@ -42,80 +43,114 @@ pub struct EndedSession {
     pub ordinal: i64,
 }
 
+/// A hold that is wanted.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Hold {
+    /// The overlay's UUID, or the streamer's id.
+    pub whose: Uuid,
+    /// The id of the session, if this hold starts one.
+    pub session_id: Uuid,
+    /// The secret under which that session's viewers are hashed.
+    pub key: [u8; 32],
+}
+
+impl Hold {
+    /// A hold with a new id and a new key.
+    pub fn of(whose: Uuid) -> Hold {
+        let mut key = [0u8; 32];
+        rand::rng().fill_bytes(&mut key);
+        Hold { whose, session_id: Uuid::now_v7(), key }
+    }
+}
+
+/// What becomes of a hold while somebody else has the streamer's row locked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum IfLocked {
+    Wait,
+    /// It is left out, and keeps no other one waiting.
+    LeaveOut,
+}
+
+impl std::fmt::Debug for Hold {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Hold")
+            .field("whose", &self.whose)
+            .field("session_id", &self.session_id)
+            .finish_non_exhaustive()
+    }
+}
+
 impl Journal {
-    /// Takes hold of the session behind an overlay URL, starting one if none is live; one
-    /// statement. `None` for an unknown URL; an entry without a session for a disabled streamer. An
-    /// instance without a lease begins one of length `lease`.
+    /// Takes hold of the sessions behind overlay URLs, starting one for each streamer who has none live; one
+    /// statement. Answers in the order of the holds: `None` for an unknown URL, and for what is left out; an entry
+    /// without a session for a disabled streamer. An instance without a lease begins one of length `lease`.
     ///
     /// # Errors
-    /// [`JournalError`] when PostgreSQL is away; the hold may have happened, and may be repeated.
-    pub async fn hold(&self, overlay_uuid: Uuid, lease: Duration) -> Result<Option<Held>, JournalError> {
-        self.hold_as(overlay_uuid, lease, Uuid::now_v7(), &session_key()).await
-    }
-
-    /// Takes hold of a streamer's session, as [`Journal::hold`] does by an overlay URL: an instance
-    /// whose lease had lapsed takes its holds again. `None` for an unknown streamer.
-    ///
-    /// # Errors
-    /// [`JournalError`] when PostgreSQL is away; the hold may have happened, and may be repeated.
-    pub async fn hold_streamer(
+    /// [`JournalError`] when PostgreSQL is away; the holds may have happened, and may be repeated.
+    pub async fn hold_overlays(
         &self,
-        streamer_id: Uuid,
+        wanted: &[Hold],
         lease: Duration,
-    ) -> Result<Option<Held>, JournalError> {
-        self.hold_streamer_as(streamer_id, lease, Uuid::now_v7(), &session_key()).await
+        locked: IfLocked,
+    ) -> Result<Vec<Option<Held>>, JournalError> {
+        let sql = "SELECT * FROM chatpulse.hold_overlays($1, $2, $3, $4, $5, make_interval(secs => $6), $7)";
+        self.take_holds(sql, wanted, lease, locked, |entry| entry.streamer.overlay_uuid).await
     }
 
-    /// As [`Journal::hold`]; a session that is started has this id and this key.
+    /// Takes hold of streamers' sessions, as [`Journal::hold_overlays`] does by overlay URLs: an instance
+    /// whose lease had lapsed takes its holds again. `None` for an unknown streamer, and for what is left out.
     ///
     /// # Errors
-    /// As [`Journal::hold`].
-    pub async fn hold_as(
+    /// [`JournalError`] when PostgreSQL is away; the holds may have happened, and may be repeated.
+    pub async fn hold_streamers(
         &self,
-        overlay_uuid: Uuid,
+        wanted: &[Hold],
         lease: Duration,
-        session_id: Uuid,
-        key: &[u8; 32],
-    ) -> Result<Option<Held>, JournalError> {
-        let sql = "SELECT * FROM chatpulse.hold($1, $2, $3, $4, $5, make_interval(secs => $6))";
-        self.take_hold(sql, overlay_uuid, lease, session_id, key).await
+        locked: IfLocked,
+    ) -> Result<Vec<Option<Held>>, JournalError> {
+        let sql = "SELECT * FROM chatpulse.hold_streamers($1, $2, $3, $4, $5, make_interval(secs => $6), $7)";
+        self.take_holds(sql, wanted, lease, locked, |entry| entry.streamer.id).await
     }
 
-    /// As [`Journal::hold_streamer`]; a session that is started has this id and this key.
-    ///
-    /// # Errors
-    /// As [`Journal::hold_streamer`].
-    pub async fn hold_streamer_as(
-        &self,
-        streamer_id: Uuid,
-        lease: Duration,
-        session_id: Uuid,
-        key: &[u8; 32],
-    ) -> Result<Option<Held>, JournalError> {
-        let sql = "SELECT * FROM chatpulse.hold_streamer($1, $2, $3, $4, $5, make_interval(secs => $6))";
-        self.take_hold(sql, streamer_id, lease, session_id, key).await
-    }
-
-    async fn take_hold(
+    async fn take_holds(
         &self,
         sql: &str,
-        whose: Uuid,
+        wanted: &[Hold],
         lease: Duration,
-        session_id: Uuid,
-        key: &[u8; 32],
-    ) -> Result<Option<Held>, JournalError> {
-        let metadata = self.metadata(&session_id.to_string());
+        locked: IfLocked,
+        whose: impl Fn(&Entry) -> Uuid,
+    ) -> Result<Vec<Option<Held>>, JournalError> {
+        let metadata = self.metadata(&Uuid::now_v7().to_string());
+        let (ids, session_ids): (Vec<Uuid>, Vec<Uuid>) =
+            wanted.iter().map(|hold| (hold.whose, hold.session_id)).unzip();
+        let keys: Vec<&[u8]> = wanted.iter().map(|hold| hold.key.as_slice()).collect();
         let client = self.client().await?;
-        let row = client
-            .query_opt(
-                sql,
-                &[&whose, &self.instance_id(), &session_id, &key.as_slice(), &metadata, &lease.as_secs_f64()],
-            )
-            .await?;
-        let Some(row) = row else { return Ok(None) };
-        let entry = rows::entry(&row)?;
-        let started = entry.live.as_ref().is_some_and(|live| live.session_id == session_id);
-        Ok(Some(Held { entry, started }))
+        let (instance_id, lease, wait) = (self.instance_id(), lease.as_secs_f64(), locked == IfLocked::Wait);
+        let rows =
+            client.query(sql, &[&ids, &session_ids, &keys, &instance_id, &metadata, &lease, &wait]).await?;
+        let mut held = HashMap::with_capacity(rows.len());
+        for row in &rows {
+            let entry = rows::entry(row)?;
+            held.insert(whose(&entry), entry);
+        }
+        let answer = |hold: &Hold| {
+            let entry = held.get(&hold.whose)?.clone();
+            let started = entry.live.as_ref().is_some_and(|live| live.session_id == hold.session_id);
+            Some(Held { entry, started })
+        };
+        Ok(wanted.iter().map(answer).collect())
+    }
+
+    /// Who holds the live sessions of streamers, in any order; none for those who have none live.
+    ///
+    /// # Errors
+    /// [`JournalError`] when PostgreSQL is away or a row can't be read.
+    pub async fn holders(&self, streamer_ids: &[Uuid]) -> Result<Vec<Holders>, JournalError> {
+        let client = self.client().await?;
+        let sql = "SELECT streamer_id, ordinal, holders_version, holders AS holder_ids,
+                          chatpulse.unix_ms(unheld_since) AS unheld_since_ms
+                   FROM chatpulse.live_sessions WHERE streamer_id = ANY ($1)";
+        client.query(sql, &[&streamer_ids]).await?.iter().map(rows::holders).collect()
     }
 
     /// Lets go of a streamer's live session; answers who still holds it, `None` when none is live.
@@ -232,11 +267,4 @@ impl Journal {
             })
             .collect()
     }
-}
-
-/// A new secret for a session.
-fn session_key() -> [u8; 32] {
-    let mut key = [0u8; 32];
-    rand::rng().fill_bytes(&mut key);
-    key
 }

@@ -47,7 +47,7 @@ pub struct Journal {
 }
 
 /// Why the journal did not do what it was asked.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, thiserror::Error)]
 pub enum JournalError {
     /// The URL cannot be used.
     #[error("the database URL can't be used: {0}")]

@@ -10,7 +10,7 @@ use crate::domain::session::Session;
 use crate::domain::streamer::Streamer;
 
 pub use super::directory::{DirectoryCursor, LiveDigest, LiveVersions, News, listen};
-pub use super::holds::{EndedSession, Held, Lease};
+pub use super::holds::{EndedSession, Held, Hold, IfLocked, Lease};
 
 /// What an instance has to know of a streamer.
 #[derive(Clone, Debug, PartialEq)]

@@ -98,7 +98,7 @@ impl Repairs {
             )?,
             sessions_restored: maker.counter(
                 "sessions_restored_total",
-                "Sessions read from PostgreSQL because the mirror was lost.",
+                "Sessions of which it was looked in PostgreSQL whether they had moved unseen.",
             )?,
         })
     }

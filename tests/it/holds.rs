@@ -7,21 +7,21 @@ use chatpulse::domain::config::Config;
 use chatpulse::domain::holders::Holders;
 use chatpulse::domain::sentiment::Side;
 use chatpulse::domain::session;
-use chatpulse::domain::streamer::{Command, Streamer};
+use chatpulse::domain::streamer::{self, Command, Streamer};
 use chatpulse::domain::time::Millis;
-use chatpulse::journal::sessions::{EndedSession, Entry};
+use chatpulse::journal::sessions::{EndedSession, Entry, Held, Hold, IfLocked};
 use chatpulse::journal::streamers::ChangeError;
 use chatpulse::journal::votes::Appended;
 use chatpulse::journal::{Journal, JournalError};
 use futures_util::future::join_all;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
-use tokio_postgres::Client;
+use tokio_postgres::{Client, Transaction};
 use uuid::Uuid;
 
 use crate::support::database::{
-    MigratedDatabase, TestClock, append, assert_close, assert_same_session, events, fold, journal_at,
-    migrated, register, session_of, vote,
+    HoldOne, MigratedDatabase, TestClock, append, assert_close, assert_same_session, events, fold,
+    journal_at, migrated, register, session_of, vote,
 };
 use crate::support::eventually;
 
@@ -200,14 +200,88 @@ async fn a_given_id_and_key_are_those_of_the_session_that_is_started() {
     let stage = stage().await;
     let journal = stage.instance().await;
     let streamer = register(&journal, Config::default()).await;
-    let (id, key) = (Uuid::now_v7(), [9; 32]);
-    let held = journal.hold_as(streamer.overlay_uuid, LEASE, id, &key).await.unwrap().unwrap();
+    let wanted = Hold { whose: streamer.overlay_uuid, session_id: Uuid::now_v7(), key: [9; 32] };
+    let held = journal.hold_overlays(&[wanted], LEASE, IfLocked::Wait).await.unwrap().remove(0).unwrap();
     assert!(held.started);
-    assert_eq!((session_of(&held.entry).session_id, session_of(&held.entry).key), (id, key));
-    let other =
-        journal.hold_streamer_as(streamer.id, LEASE, Uuid::now_v7(), &[8; 32]).await.unwrap().unwrap();
+    let live = session_of(&held.entry);
+    assert_eq!((live.session_id, live.key), (wanted.session_id, wanted.key));
+    let other = journal.hold_streamer(streamer.id, LEASE).await.unwrap().unwrap();
     assert!(!other.started);
     assert_eq!(other.entry, held.entry);
+}
+
+#[tokio::test]
+async fn holds_taken_together_are_each_as_if_taken_alone() {
+    let stage = stage().await;
+    let (one, other) = (stage.instance().await, stage.instance().await);
+    let mut streamers = Vec::new();
+    for _ in 0..4 {
+        streamers.push(register(&one, Config::default()).await);
+    }
+    let [new, live, returning, disabled] = streamers.try_into().expect("four");
+    let before = hold(&other, &live).await;
+    hold(&other, &returning).await;
+    other.change_streamer(returning.id, Command::Disable, "test").await.unwrap();
+    other.change_streamer(returning.id, Command::Enable, "test").await.unwrap();
+    other.change_streamer(disabled.id, Command::Disable, "test").await.unwrap();
+
+    let unknown = Uuid::new_v4();
+    let urls = [&new, &live, &returning, &disabled].map(|streamer| streamer.overlay_uuid);
+    let wanted = [urls[0], unknown, urls[1], urls[2], urls[3], urls[0]].map(Hold::of);
+    let held = one.hold_overlays(&wanted, LEASE, IfLocked::LeaveOut).await.unwrap();
+    let [first, nobody, shared, again, none, twice] = held.try_into().expect("an answer for each");
+    assert_eq!(nobody, None);
+    assert_eq!(none.expect("the URL is known").entry.live, None);
+
+    let (first, twice) = (first.unwrap(), twice.unwrap());
+    assert_eq!((first.started, twice.started), (true, false), "who is named twice starts one session");
+    assert_eq!(first.entry, twice.entry);
+    let live = session_of(&first.entry);
+    assert_eq!((live.session_id, live.key, live.head.ordinal), (wanted[0].session_id, wanted[0].key, 1));
+    assert_same_session(fold(&events(&one, live.session_id).await).last().unwrap(), &live.head);
+
+    let shared = shared.unwrap();
+    assert!(!shared.started);
+    assert_eq!(session_of(&shared.entry).session_id, session_of(&before).session_id);
+    assert_eq!(session_of(&shared.entry).holders.instances, [other.instance_id(), one.instance_id()]);
+
+    let again = again.unwrap();
+    assert!(again.started);
+    assert_eq!(session_of(&again.entry).head.ordinal, 2);
+    let told = one.streamer_events(returning.id, 0, 100).await.unwrap();
+    let asked = |event: &streamer::Event| matches!(event, streamer::Event::SubscriptionRequested { .. });
+    assert_eq!(told.iter().filter(|told| asked(&told.event)).count(), 1, "chat is asked for once");
+
+    let by_id = [new.id, Uuid::now_v7(), disabled.id].map(Hold::of);
+    let held = other.hold_streamers(&by_id, LEASE, IfLocked::LeaveOut).await.unwrap();
+    assert_eq!(held.iter().map(|held| held.is_some()).collect::<Vec<_>>(), [true, false, true]);
+    let mut holders = one.holders(&[new.id, live.head.streamer_id, disabled.id]).await.unwrap();
+    assert_eq!(holders.len(), 1, "of live sessions, each once");
+    assert_eq!(holders.remove(0).instances, [one.instance_id(), other.instance_id()]);
+    stage.assert_sound().await;
+}
+
+#[tokio::test]
+async fn instances_that_hold_many_sessions_together_start_each_once() {
+    let stage = stage().await;
+    let mut instances = Vec::new();
+    for _ in 0..4 {
+        instances.push(stage.instance().await);
+    }
+    let mut urls = Vec::new();
+    for _ in 0..12 {
+        urls.push(register(&instances[0], Config::default()).await.overlay_uuid);
+    }
+    // In another order each: no two of them may wait for each other.
+    let holds = instances.iter().enumerate().map(|(n, journal)| {
+        let mut wanted: Vec<Hold> = urls.iter().copied().map(Hold::of).collect();
+        wanted.rotate_left(n * 3);
+        async move { journal.hold_overlays(&wanted, LEASE, IfLocked::Wait).await.unwrap() }
+    });
+    let held: Vec<Held> = join_all(holds).await.into_iter().flatten().flatten().collect();
+    assert_eq!(held.len(), urls.len() * instances.len());
+    assert_eq!(held.iter().filter(|held| held.started).count(), urls.len());
+    stage.assert_sound().await;
 }
 
 #[tokio::test]
@@ -281,6 +355,47 @@ async fn twenty_who_end_orphans_at_once_end_each_once() {
 }
 
 #[tokio::test]
+async fn a_streamer_who_is_locked_is_left_out_or_waited_for() {
+    let stage = stage().await;
+    let journal = stage.instance().await;
+    let locked = register(&journal, Config::default()).await;
+    let free = register(&journal, Config::default()).await;
+    let mut client = stage.database.app().await;
+    let changing = client.transaction().await.unwrap();
+    let sql = "SELECT FROM chatpulse.users WHERE id = $1 FOR UPDATE";
+    changing.execute(sql, &[&locked.id]).await.unwrap();
+    let by_url = [locked.overlay_uuid, free.overlay_uuid].map(Hold::of);
+    let by_id = [locked.id, free.id].map(Hold::of);
+    let overlays = journal.hold_overlays(&by_url, LEASE, IfLocked::LeaveOut).await.unwrap();
+    let streamers = journal.hold_streamers(&by_id, LEASE, IfLocked::LeaveOut).await.unwrap();
+    for held in [overlays, streamers] {
+        assert_eq!(held.iter().map(Option::is_some).collect::<Vec<_>>(), [false, true]);
+    }
+    let waits = journal.hold_overlays(&by_url, LEASE, IfLocked::Wait);
+    let watch = stage.database.app().await;
+    let (held, ()) = tokio::join!(waits, async {
+        eventually("the hold waits", async || is_waiting(&watch).await).await;
+        changing.rollback().await.unwrap();
+    });
+    assert!(held.unwrap().iter().all(Option::is_some));
+    stage.assert_sound().await;
+}
+
+/// Whether somebody in this database waits for a lock.
+async fn is_waiting(client: &Client) -> bool {
+    let sql = "SELECT count(*) FROM pg_stat_activity
+               WHERE datname = current_database() AND wait_event_type = 'Lock'";
+    client.query_one(sql, &[]).await.unwrap().get::<_, i64>(0) > 0
+}
+
+/// Takes hold of a streamer's session for an instance, in a transaction that goes on.
+async fn take_hold(transaction: &Transaction<'_>, streamer_id: Uuid, journal: &Journal) {
+    let sql = "SELECT * FROM chatpulse.hold_streamers($1, $2, $3, $4, '{}', '15 s', true)";
+    let (ids, session_ids, keys) = (vec![streamer_id], vec![Uuid::now_v7()], vec![[1u8; 32].as_slice()]);
+    transaction.execute(sql, &[&ids, &session_ids, &keys, &journal.instance_id()]).await.unwrap();
+}
+
+#[tokio::test]
 async fn a_hold_that_is_under_way_wins() {
     let mut stage = stage().await;
     let journal = stage.instance().await;
@@ -288,9 +403,7 @@ async fn a_hold_that_is_under_way_wins() {
     stage.pass(ORPHAN).await;
     let mut client = stage.database.app().await;
     let holding = client.transaction().await.unwrap();
-    let sql = "SELECT * FROM chatpulse.hold_streamer($1, $2, $3, $4, '{}', '15 s')";
-    let (instance, session_id, key) = (journal.instance_id(), Uuid::now_v7(), [1u8; 32]);
-    holding.execute(sql, &[&entry.streamer.id, &instance, &session_id, &key.as_slice()]).await.unwrap();
+    take_hold(&holding, entry.streamer.id, &journal).await;
     assert_eq!(orphans(&journal).await, []);
     holding.commit().await.unwrap();
     assert_eq!(orphans(&journal).await, []);
@@ -343,9 +456,7 @@ async fn a_lease_is_not_dropped_under_a_hold_that_is_under_way() {
     stage.pass(LEASE).await;
     let mut client = stage.database.app().await;
     let holding = client.transaction().await.unwrap();
-    let sql = "SELECT * FROM chatpulse.hold_streamer($1, $2, $3, $4, '{}', '15 s')";
-    let (instance, session_id, key) = (lapses.instance_id(), Uuid::now_v7(), [1u8; 32]);
-    holding.execute(sql, &[&streamer.id, &instance, &session_id, &key.as_slice()]).await.unwrap();
+    take_hold(&holding, streamer.id, &lapses).await;
     assert_eq!(sweeper.drop_lapsed().await.unwrap(), []);
     holding.commit().await.unwrap();
     assert_eq!(lapses.held().await.unwrap(), [streamer.id]);
@@ -368,12 +479,7 @@ async fn a_hold_that_waits_for_the_drop_of_its_lease_begins_another() {
     dropping.execute("SELECT * FROM chatpulse.drop_lapsed(1000)", &[]).await.unwrap();
     let watch = stage.database.app().await;
     let (held, ()) = tokio::join!(lapses.hold(other.overlay_uuid, LEASE), async {
-        eventually("the hold waits", async || {
-            let sql = "SELECT count(*) FROM pg_stat_activity
-                       WHERE datname = current_database() AND wait_event_type = 'Lock'";
-            watch.query_one(sql, &[]).await.unwrap().get::<_, i64>(0) > 0
-        })
-        .await;
+        eventually("the hold waits", async || is_waiting(&watch).await).await;
         dropping.commit().await.unwrap();
     });
     held.unwrap().unwrap();

@@ -14,8 +14,8 @@ use serde_json::Value;
 use uuid::Uuid;
 
 use crate::support::database::{
-    LEASE, MigratedDatabase, append, assert_close, assert_same_session, events, fold, hold, journal_at, live,
-    migrated, register, session_of, vote,
+    HoldOne, LEASE, MigratedDatabase, append, assert_close, assert_same_session, events, fold, hold,
+    journal_at, live, migrated, register, session_of, vote,
 };
 use crate::support::eventually;
 use crate::support::servers::{TestDatabase, connect};

@@ -3,6 +3,7 @@
 mod admin;
 mod arithmetic;
 mod browser;
+mod cold_starts;
 mod commands;
 mod durability;
 mod faults;

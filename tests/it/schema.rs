@@ -11,7 +11,7 @@ use tokio_postgres::{Client, Statement};
 use uuid::Uuid;
 
 use crate::support::database::{
-    LEASE, append, application_role, journal_at, live, migrated, session_of, vote,
+    HoldOne, LEASE, append, application_role, journal_at, live, migrated, session_of, vote,
 };
 use crate::support::servers::{TestDatabase, connect, servers};
 
@@ -279,10 +279,11 @@ const PREVIOUS: [&str; 6] = [
     include_str!("../../schema/V5__votes.sql"),
     include_str!("../../schema/V6__sessions_and_streamers.sql"),
 ];
-const THIS: [&str; 3] = [
+const THIS: [&str; 4] = [
     include_str!("../../schema/V7__many_instances.sql"),
     include_str!("../../schema/V8__drained_votes.sql"),
     include_str!("../../schema/V9__lasting_plans.sql"),
+    include_str!("../../schema/V10__holds_together.sql"),
 ];
 
 /// The previous release's statements on an open connection, prepared once and for all.

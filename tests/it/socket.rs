@@ -340,7 +340,7 @@ async fn five_hundred_overlays_at_once_share_one_cold_start() {
     if servers().private {
         let calls = "SELECT coalesce(sum(calls), 0)::bigint FROM pg_stat_statements s
                      JOIN pg_database d ON d.oid = s.dbid
-                     WHERE d.datname = current_database() AND query LIKE 'SELECT%chatpulse.hold(%'";
+                     WHERE d.datname = current_database() AND query LIKE 'SELECT%chatpulse.hold_overlays(%'";
         assert_eq!(superuser.query_one(calls, &[]).await.unwrap().get::<_, i64>(0), 1);
     }
     let started = "SELECT count(*) FROM chatpulse.events WHERE type = 'SessionStarted'";

@@ -20,14 +20,14 @@ use chatpulse::hot::refs::Mark;
 use chatpulse::hot::spill::{Depth, Failed, Spilled};
 use chatpulse::journal::JournalError;
 use chatpulse::journal::sessions::{
-    DirectoryCursor, EndedSession, Entry, Held, Lease, LiveDigest, LiveVersions,
+    DirectoryCursor, EndedSession, Entry, Held, Hold, IfLocked, Lease, LiveDigest, LiveVersions,
 };
 use chatpulse::journal::votes::{AppendAnswer, SessionHead};
 use uuid::Uuid;
 
 use super::network::{Lost, Network, Server};
 use super::world::hot::{HotAnswer, HotCall, OwnedClaim, State};
-use super::world::journal::{JournalAnswer, JournalCall, Target};
+use super::world::journal::{JournalAnswer, JournalCall, Targets};
 use super::world::queue::{QueueAnswer, QueueCall};
 
 /// So many failures in a row, and a server is not asked until a probe finds it.
@@ -108,10 +108,17 @@ impl Line {
         Ok(answer)
     }
 
-    async fn hold_target(&self, target: Target, lease: Duration) -> Result<Option<Held>, JournalError> {
-        let (session_id, key) = (self.network.id(), self.network.key());
-        let call = JournalCall::Hold { target, lease, session_id, key };
-        expect_answer!(self.journal(call).await?, JournalAnswer::Held(held) => held.map(|held| *held))
+    async fn hold(
+        &self,
+        targets: Targets,
+        wanted: &[Hold],
+        lease: Duration,
+    ) -> Result<Vec<Option<Held>>, JournalError> {
+        // Ids and keys by this run's seed.
+        let own =
+            |hold: &Hold| Hold { whose: hold.whose, session_id: self.network.id(), key: self.network.key() };
+        let call = JournalCall::Hold { targets, lease, wanted: wanted.iter().map(own).collect() };
+        expect_answer!(self.journal(call).await?, JournalAnswer::Held(held) => held)
     }
 
     async fn ask_hot(&self, call: HotCall) -> Result<HotAnswer, HotError> {
@@ -187,12 +194,27 @@ impl JournalPort for Line {
         expect_answer!(self.journal(call).await?, JournalAnswer::Appended(answer) => answer)
     }
 
-    async fn hold(&self, overlay_uuid: Uuid, lease: Duration) -> Result<Option<Held>, JournalError> {
-        self.hold_target(Target::Overlay(overlay_uuid), lease).await
+    async fn hold_overlays(
+        &self,
+        wanted: &[Hold],
+        lease: Duration,
+        _: IfLocked,
+    ) -> Result<Vec<Option<Held>>, JournalError> {
+        self.hold(Targets::Overlays, wanted, lease).await
     }
 
-    async fn hold_streamer(&self, streamer_id: Uuid, lease: Duration) -> Result<Option<Held>, JournalError> {
-        self.hold_target(Target::Streamer(streamer_id), lease).await
+    async fn hold_streamers(
+        &self,
+        wanted: &[Hold],
+        lease: Duration,
+        _: IfLocked,
+    ) -> Result<Vec<Option<Held>>, JournalError> {
+        self.hold(Targets::Streamers, wanted, lease).await
+    }
+
+    async fn holders(&self, streamer_ids: &[Uuid]) -> Result<Vec<Holders>, JournalError> {
+        let call = JournalCall::HoldersOf(streamer_ids.to_vec());
+        expect_answer!(self.journal(call).await?, JournalAnswer::Holders(holders) => holders)
     }
 
     async fn release(&self, streamer_id: Uuid) -> Result<Option<Holders>, JournalError> {

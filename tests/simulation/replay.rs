@@ -14,7 +14,7 @@ use chatpulse::hot::debounce::{Claim, Claimed};
 use chatpulse::hot::mirror::MirrorEntry;
 use chatpulse::hot::spill::{Durability, Spill, SpillOptions};
 use chatpulse::hot::{Hot, HotOptions, keys};
-use chatpulse::journal::sessions::DirectoryCursor;
+use chatpulse::journal::sessions::{DirectoryCursor, IfLocked};
 use chatpulse::journal::{Journal, JournalOptions};
 use deadpool_redis::redis::cmd;
 use futures_util::FutureExt;
@@ -25,7 +25,7 @@ use super::scenario::{self, Outcome};
 use super::support::database::{MigratedDatabase, TestClock, migrated};
 use super::support::servers::{TestRedis, query};
 use super::world::hot::{HotAnswer, HotCall, OwnedClaim, State};
-use super::world::journal::{JournalAnswer, JournalCall, Target};
+use super::world::journal::{JournalAnswer, JournalCall, Targets};
 use super::world::queue::{QueueAnswer, QueueCall};
 use super::world::{BEGIN, Effect, Rules, Step};
 
@@ -97,13 +97,10 @@ impl RealJournal {
             } else {
                 journal.append_votes(votes, "replay").await.unwrap()
             }),
-            JournalCall::Hold { target, lease, session_id, key } => {
-                let held = match target {
-                    Target::Overlay(url) => journal.hold_as(*url, *lease, *session_id, key).await,
-                    Target::Streamer(id) => journal.hold_streamer_as(*id, *lease, *session_id, key).await,
-                };
-                JournalAnswer::Held(held.unwrap().map(Box::new))
-            }
+            JournalCall::Hold { targets, lease, wanted } => JournalAnswer::Held(match targets {
+                Targets::Overlays => journal.hold_overlays(wanted, *lease, IfLocked::Wait).await.unwrap(),
+                Targets::Streamers => journal.hold_streamers(wanted, *lease, IfLocked::Wait).await.unwrap(),
+            }),
             JournalCall::Release(id) => {
                 JournalAnswer::Holders(journal.release(*id).await.unwrap().into_iter().collect())
             }
@@ -137,6 +134,7 @@ impl RealJournal {
                 JournalAnswer::Entries(journal.live_broadcasters(ids).await.unwrap())
             }
             JournalCall::NewerHeads(known) => JournalAnswer::Heads(journal.newer_heads(known).await.unwrap()),
+            JournalCall::HoldersOf(ids) => JournalAnswer::Holders(journal.holders(ids).await.unwrap()),
             JournalCall::Digest => JournalAnswer::Digest(journal.live_digest().await.unwrap()),
             JournalCall::Versions => JournalAnswer::Versions(journal.live_versions().await.unwrap()),
             other => unreachable!("no question: {other:?}"),

@@ -72,6 +72,11 @@ pub struct Adopt {
     pub live: Option<Arc<LiveEntry>>,
 }
 
+/// Redis may have lost the session's state.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct MirrorAgain;
+
 /// An overlay wants frames.
 #[derive(Message)]
 #[rtype(result = "()")]

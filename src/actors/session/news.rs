@@ -1,8 +1,12 @@
-//! What others have done: heads that other instances moved, and what the journal says of the streamer.
+//! What others have done: heads that other instances moved, what the journal says of the streamer, what Redis has
+//! lost.
+
+use std::sync::Arc;
 
 use actix::{Context, Handler};
 
-use super::{Adopt, Close, Follow, SessionActor, frames, is_dying};
+use super::{Adopt, Close, Follow, MirrorAgain, SessionActor, frames, is_dying};
+use crate::actors::services::Unmirrored;
 
 impl Handler<Follow> for SessionActor {
     type Result = ();
@@ -18,6 +22,21 @@ impl Handler<Follow> for SessionActor {
         }
         if head.ended_at.is_none() {
             self.take_head(session_id, head, None, context);
+        }
+    }
+}
+
+impl Handler<MirrorAgain> for SessionActor {
+    type Result = ();
+
+    fn handle(&mut self, _: MirrorAgain, _: &mut Context<Self>) {
+        if is_dying() {
+            return;
+        }
+        // The journal's news of another config are on their way here, and to Redis.
+        let state = self.state.as_ref().filter(|state| state.config_version <= self.live.config.version);
+        if let Some(state) = state {
+            self.services.mirror_later(Unmirrored { live: Arc::clone(&self.live), session: state.clone() });
         }
     }
 }

@@ -1,17 +1,18 @@
-//! Holding sessions: from an overlay's request to its seat, and letting go after the last has left.
+//! Holding sessions: from an overlay's request to its seat. Letting go of them is in [`super::releases`].
 //!
 //! Who holds a session is decided in PostgreSQL. While an answer is under way no other is asked for the
 //! same session, and where an answer was lost, [`Supervisor::compare_holds`] finds what differs.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use actix::{AsyncContext, Context, Handler, Message};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use actix::{AsyncContext, Context};
+use futures_util::stream::{self, StreamExt};
 use uuid::Uuid;
 
+use super::jobs::Job;
 use super::{OpenError, Supervisor, Waiter};
 use crate::actors::directory::SessionHandle;
 use crate::actors::feed;
@@ -19,82 +20,35 @@ use crate::actors::overlay::Seat;
 use crate::actors::services::Services;
 use crate::actors::session::HelloAll;
 use crate::journal::JournalError;
-use crate::journal::sessions::Held;
+use crate::journal::sessions::{Held, Hold, IfLocked};
 
-/// How long an overlay waits for its session, and a cold start for its turn, at most.
+/// How long an overlay waits for its session, at most.
 pub(super) const OPEN_WAIT: Duration = Duration::from_secs(10);
-/// Before another try to let go of a session.
-const RELEASE_AGAIN: Duration = Duration::from_secs(1);
-/// Before another try to hold a session again.
-const HOLD_AGAIN: Duration = Duration::from_secs(1);
-/// Sessions being held again at a time.
-const HOLDS_AT_ONCE: usize = 8;
+/// Before another try to hold a session again: others come first.
+const HOLD_AGAIN: Duration = Duration::from_secs(5);
+/// Sessions that are asked for each by itself, at a time.
+const SINGLES_AT_ONCE: u8 = 4;
+/// Sessions that are taken hold of by one statement, at most: it has to be a short one.
+const HOLDS_A_CALL: usize = 50;
 
-/// Cold starts that PostgreSQL is asked for at a time.
-const STARTS_AT_ONCE: usize = 6;
-/// Sessions that are let go of at a time.
-const RELEASES_AT_ONCE: usize = 4;
-
-/// What PostgreSQL answered about a hold.
-#[derive(Message)]
-#[rtype(result = "()")]
-pub(super) enum HoldAnswer {
-    Started {
-        overlay_uuid: Uuid,
-        held: Box<Result<Option<Held>, JournalError>>,
-        /// Whether a look at the change logs was under way when it began.
-        blind: bool,
-    },
-    /// It is a session's turn to be let go of.
-    Releasing {
-        streamer_id: Uuid,
-        place: OwnedSemaphorePermit,
-    },
-    Released {
-        streamer_id: Uuid,
-        released: bool,
-    },
+/// Whose sessions are taken hold of.
+#[derive(Clone, Copy)]
+enum Whose {
+    /// Those behind overlay URLs.
+    Overlays,
+    Streamers,
 }
 
-/// Whose turn it is to ask PostgreSQL, and where its answers go.
-///
-/// Who asks is a task by itself: an actor polls all futures that it waits for whenever one of them may go on,
-/// and here may be thousands.
-pub(super) struct Turns {
-    to_start: Arc<Semaphore>,
-    to_release: Arc<Semaphore>,
-    answered: mpsc::Sender<HoldAnswer>,
-}
-
-impl Turns {
-    /// Turns, and the answers that come of them.
-    pub(super) fn new() -> (Turns, mpsc::Receiver<HoldAnswer>) {
-        let (answered, answers) = mpsc::channel(STARTS_AT_ONCE + RELEASES_AT_ONCE);
-        let to_start = Arc::new(Semaphore::new(STARTS_AT_ONCE));
-        let to_release = Arc::new(Semaphore::new(RELEASES_AT_ONCE));
-        (Turns { to_start, to_release, answered }, answers)
-    }
-}
-
-impl Handler<HoldAnswer> for Supervisor {
-    type Result = ();
-
-    fn handle(&mut self, answer: HoldAnswer, context: &mut Self::Context) {
-        match answer {
-            HoldAnswer::Started { overlay_uuid, held, blind } => {
-                self.opened(overlay_uuid, *held, blind);
-            }
-            HoldAnswer::Releasing { streamer_id, place } => self.release_now(streamer_id, place, context),
-            HoldAnswer::Released { streamer_id, released } => self.released(streamer_id, released, context),
-        }
-    }
-}
+/// What PostgreSQL answered about a hold, and for whom.
+type Answered = (Uuid, Result<Option<Held>, JournalError>);
 
 impl Supervisor {
     /// A seat in a session that this instance holds already.
     fn seat_in_held(&self, overlay_uuid: Uuid) -> Option<Seat> {
         let streamer_id = self.services.directory.streamer_of_overlay(overlay_uuid)?;
-        let ready = self.held.contains(streamer_id) && !self.untold.contains(&streamer_id);
+        let ready = self.held.contains(streamer_id)
+            && !self.untold.contains(&streamer_id)
+            && !self.doubtful.contains(&streamer_id);
         let handle = self.services.directory.session(streamer_id).filter(|_| ready)?;
         Some(self.seat(streamer_id, overlay_uuid, handle))
     }
@@ -103,7 +57,7 @@ impl Supervisor {
         Seat::take(Arc::clone(&self.services), streamer_id, overlay_uuid, handle.address, handle.seats)
     }
 
-    pub(super) fn open(&mut self, overlay_uuid: Uuid, waiter: Waiter) {
+    pub(super) fn open(&mut self, overlay_uuid: Uuid, waiter: Waiter, context: &mut Context<Self>) {
         if self.draining {
             return answer(waiter, Err(OpenError::Unavailable));
         }
@@ -119,34 +73,90 @@ impl Supervisor {
         let streamer_id = self.services.directory.streamer_of_overlay(overlay_uuid);
         match streamer_id.filter(|streamer_id| self.releasing.contains(streamer_id)) {
             Some(streamer_id) => self.after_release.entry(streamer_id).or_default().push(overlay_uuid),
-            None => self.start_cold(overlay_uuid),
+            None => self.start_cold(overlay_uuid, context),
         }
     }
 
     /// The cold start: one statement, whoever waits for it.
-    fn start_cold(&mut self, overlay_uuid: Uuid) {
+    pub(super) fn start_cold(&mut self, overlay_uuid: Uuid, context: &mut Context<Self>) {
         self.services.metrics.cold_starts_postgres.inc();
-        let (services, places) = (Arc::clone(&self.services), Arc::clone(&self.turns.to_start));
-        let hold = async move {
-            match tokio::time::timeout(OPEN_WAIT, places.acquire()).await {
-                Ok(Ok(_place)) => services.journal.hold(overlay_uuid, services.options.lease).await,
-                Ok(Err(_)) => Err(JournalError::Away("this instance is stopping".into())),
-                Err(_) => Err(JournalError::Away("too many sessions are being started".into())),
+        self.to_start.push_back(overlay_uuid);
+        self.start_next(context);
+    }
+
+    /// Starts the sessions that are waited for. While PostgreSQL is asked for some, more may gather. What that left
+    /// open is asked for beside, each by itself.
+    fn start_next(&mut self, context: &mut Context<Self>) {
+        if !self.is_at(Job::Start) {
+            let overlays = self.next_to_start(HOLDS_A_CALL, |supervisor| &mut supervisor.to_start);
+            self.start(Job::Start, overlays, IfLocked::LeaveOut, context);
+        }
+        for job in (0..SINGLES_AT_ONCE).map(Job::StartSingle) {
+            if !self.is_at(job) {
+                let overlays = self.next_to_start(1, |supervisor| &mut supervisor.to_start_singly);
+                self.start(job, overlays, IfLocked::Wait, context);
             }
-        };
-        // A look that is under way already does not know of this cold start.
-        let blind = self.is_following();
-        let answered = self.turns.answered.clone();
-        actix::spawn(async move {
-            // One that panics is answered too: somebody waits for it.
-            let held = actix::spawn(hold).await;
-            let held = held.unwrap_or_else(|error| Err(JournalError::Away(error.to_string())));
-            // A supervisor that is gone needs no telling.
-            let _ = answered.send(HoldAnswer::Started { overlay_uuid, held: Box::new(held), blind }).await;
+        }
+    }
+
+    fn start(&mut self, job: Job, overlays: Vec<Uuid>, locked: IfLocked, context: &mut Context<Self>) {
+        if overlays.is_empty() {
+            return;
+        }
+        let hold = hold(Arc::clone(&self.services), Whose::Overlays, overlays, locked);
+        self.alone(job, context, hold, |supervisor, (answers, left_open), context| {
+            supervisor.to_start_singly.extend(left_open);
+            for (overlay_uuid, held) in answers {
+                supervisor.opened(overlay_uuid, held, context);
+            }
+            supervisor.start_next(context);
         });
     }
 
-    fn opened(&mut self, overlay_uuid: Uuid, held: Result<Option<Held>, JournalError>, blind: bool) {
+    /// The overlay URLs whose turn it is, but for those for which nobody waits any more.
+    fn next_to_start(&mut self, at_most: usize, queue: fn(&mut Self) -> &mut VecDeque<Uuid>) -> Vec<Uuid> {
+        if self.draining {
+            self.start_no_more();
+        }
+        let mut overlays = Vec::new();
+        while overlays.len() < at_most
+            && let Some(overlay_uuid) = queue(self).pop_front()
+        {
+            let waiters = self.opening.get(&overlay_uuid);
+            if waiters.is_some_and(|waiters| waiters.iter().any(|waiter| !waiter.is_closed())) {
+                overlays.push(overlay_uuid);
+            } else {
+                self.no_longer_opening(overlay_uuid);
+            }
+        }
+        overlays
+    }
+
+    /// Those who wait for a session that is not being started any more.
+    fn no_longer_opening(&mut self, overlay_uuid: Uuid) -> Vec<Waiter> {
+        let waiters = self.opening.remove(&overlay_uuid).unwrap_or_default();
+        if self.opening.is_empty() {
+            self.released_meanwhile.clear();
+        }
+        waiters
+    }
+
+    /// Refuses what waits for its turn to be started.
+    pub(super) fn start_no_more(&mut self) {
+        let waiting = std::mem::take(&mut self.to_start).into_iter();
+        for overlay_uuid in waiting.chain(std::mem::take(&mut self.to_start_singly)) {
+            for waiter in self.no_longer_opening(overlay_uuid) {
+                answer(waiter, Err(OpenError::Unavailable));
+            }
+        }
+    }
+
+    fn opened(
+        &mut self,
+        overlay_uuid: Uuid,
+        held: Result<Option<Held>, JournalError>,
+        context: &mut Context<Self>,
+    ) {
         let streamer_id = held.iter().flatten().next().map(|held| held.entry.streamer.id);
         if let Some(streamer_id) = streamer_id.filter(|streamer_id| self.releasing.contains(streamer_id)) {
             // Which of the two came last in PostgreSQL is not known: hold once more after the release.
@@ -155,13 +165,13 @@ impl Supervisor {
         }
         if streamer_id.is_some_and(|streamer_id| self.released_meanwhile.remove(&streamer_id)) {
             // As above, but the release is through already.
-            return self.start_cold(overlay_uuid);
+            return self.start_cold(overlay_uuid, context);
         }
-        let waiters = self.opening.remove(&overlay_uuid).unwrap_or_default();
+        let waiters = self.no_longer_opening(overlay_uuid);
         let opened = match held {
             // All holds are let go of at the end of the drain.
             Ok(Some(_)) if self.draining => Err(OpenError::Unavailable),
-            Ok(Some(held)) => self.adopt_held(held, blind),
+            Ok(Some(held)) => self.adopt_held(held),
             Ok(None) => Err(OpenError::Unknown),
             Err(error) => {
                 if self.services.standing.is_journaling() {
@@ -183,13 +193,10 @@ impl Supervisor {
             // All who waited have gone meanwhile.
             self.services.vacated(streamer_id);
         }
-        if self.opening.is_empty() {
-            self.released_meanwhile.clear();
-        }
     }
 
     /// Makes ready what a hold answered.
-    fn adopt_held(&mut self, held: Held, blind: bool) -> Result<(Uuid, SessionHandle), OpenError> {
+    fn adopt_held(&mut self, held: Held) -> Result<(Uuid, SessionHandle), OpenError> {
         let streamer_id = held.entry.streamer.id;
         // None: the streamer is disabled.
         let live = self.services.directory.adopt(&held.entry).ok_or(OpenError::Unknown)?;
@@ -198,83 +205,24 @@ impl Supervisor {
             self.services.subscriptions.request(streamer_id, &live.twitch_user_id);
         }
         self.held.insert(streamer_id);
-        let Some(handle) = self.ensure(live) else {
+        self.doubtful.remove(&streamer_id);
+        let Some(handle) = self.ensure(Arc::clone(&live)) else {
             // Nobody sits here: the hold is let go of at a next tick.
             self.services.vacated(streamer_id);
             return Err(OpenError::Unavailable);
         };
-        let version = held.entry.live.as_ref().map_or(0, |live| live.head.frame_version());
-        feed::adopt(&self.services, held.entry);
-        self.untold.remove(&streamer_id);
-        // A change that was seen meanwhile had nobody to be told.
-        if blind || self.is_following() || self.follower.missed(streamer_id, version) {
-            self.services.restore_later([streamer_id]);
+        let told = held.entry.live.as_ref().is_some_and(|told| told.session_id == live.session_id);
+        if told && held.entry.streamer.config.version == live.config.version {
+            self.untold.remove(&streamer_id);
         }
+        feed::tell(&self.services, held.entry, Some(live));
+        // What changed since that answer had nobody to be told.
+        self.services.restore_later([streamer_id]);
         self.count_sessions();
         Ok((streamer_id, handle))
     }
 
-    /// Lets go of a session whose last overlay here has left, unless another has come meanwhile.
-    pub(super) fn release(&mut self, streamer_id: Uuid) {
-        let seated = self.services.directory.session(streamer_id);
-        if seated.is_some_and(|handle| handle.seats.load(Ordering::Acquire) > 0)
-            || !self.held.remove(streamer_id)
-        {
-            return;
-        }
-        self.count_sessions();
-        self.let_go(streamer_id);
-    }
-
-    fn let_go(&mut self, streamer_id: Uuid) {
-        self.releasing.insert(streamer_id);
-        if !self.opening.is_empty() {
-            // One of the cold starts under way may be this streamer's, by a new URL.
-            self.released_meanwhile.insert(streamer_id);
-        }
-        let (places, answered) = (Arc::clone(&self.turns.to_release), self.turns.answered.clone());
-        actix::spawn(async move {
-            if let Ok(place) = places.acquire_owned().await {
-                let _ = answered.send(HoldAnswer::Releasing { streamer_id, place }).await;
-            }
-        });
-    }
-
-    /// Lets go of a session whose turn it is, unless overlays have come back or PostgreSQL has gone meanwhile.
-    fn release_now(&mut self, streamer_id: Uuid, place: OwnedSemaphorePermit, context: &mut Context<Self>) {
-        let wanted = self.after_release.contains_key(&streamer_id);
-        if wanted || !self.services.standing.journal_circuit.is_up() {
-            return self.released(streamer_id, false, context);
-        }
-        let (services, answered) = (Arc::clone(&self.services), self.turns.answered.clone());
-        actix::spawn(async move {
-            let released = actix::spawn(async move { release(&services, streamer_id).await }).await;
-            drop(place);
-            let released = released.unwrap_or(false);
-            let _ = answered.send(HoldAnswer::Released { streamer_id, released }).await;
-        });
-    }
-
-    /// Ends the waiting for a turn to start a session: none is started any more.
-    pub(super) fn start_no_more(&self) {
-        self.turns.to_start.close();
-    }
-
-    fn released(&mut self, streamer_id: Uuid, released: bool, context: &mut Context<Self>) {
-        self.releasing.remove(&streamer_id);
-        if !released {
-            // Whether it is held is unknown: an overlay that comes needs a cold start, and if none
-            // does, it is let go of again.
-            self.held.insert(streamer_id);
-            self.untold.insert(streamer_id);
-            context.run_later(RELEASE_AGAIN, move |supervisor, _| supervisor.services.vacated(streamer_id));
-        }
-        for overlay_uuid in self.after_release.remove(&streamer_id).unwrap_or_default() {
-            self.start_cold(overlay_uuid);
-        }
-    }
-
-    /// Takes holds again that may have been dropped, a few at a time.
+    /// Takes holds again that may have been dropped, some at a time.
     pub(super) fn hold_again(&mut self, context: &mut Context<Self>) {
         if self.draining || !self.services.standing.journal_circuit.is_up() {
             return;
@@ -282,19 +230,13 @@ impl Supervisor {
         let held = &self.held;
         // What was released meanwhile is not to be held again.
         self.to_hold_again.retain(|streamer_id| held.contains(*streamer_id));
-        let due: Vec<Uuid> = self.to_hold_again.iter().copied().take(HOLDS_AT_ONCE).collect();
+        let due: Vec<Uuid> = self.to_hold_again.iter().copied().take(HOLDS_A_CALL).collect();
         if due.is_empty() {
             return;
         }
-        let services = Arc::clone(&self.services);
-        let wanted = due.clone();
-        let hold = async move {
-            let holds =
-                wanted.into_iter().map(|id| services.journal.hold_streamer(id, services.options.lease));
-            futures_util::future::join_all(holds).await
-        };
-        self.alone(super::Job::HoldAgain, context, hold, move |supervisor, held, context| {
-            for (streamer_id, held) in due.into_iter().zip(held) {
+        let hold = hold_each(Arc::clone(&self.services), due);
+        self.alone(Job::HoldAgain, context, hold, |supervisor, answers, context| {
+            for (streamer_id, held) in answers {
                 supervisor.held_again(streamer_id, held, context);
             }
             supervisor.hold_again(context);
@@ -310,6 +252,7 @@ impl Supervisor {
         match held {
             Ok(Some(held)) => {
                 self.to_hold_again.remove(&streamer_id);
+                self.doubtful.remove(&streamer_id);
                 feed::adopt(&self.services, held.entry);
                 if let Some(handle) = self.services.directory.session(streamer_id)
                     && handle.address.try_send(HelloAll).is_err()
@@ -319,6 +262,7 @@ impl Supervisor {
                 if !self.held.contains(streamer_id) {
                     // Released meanwhile; which came last in PostgreSQL is not known.
                     self.held.insert(streamer_id);
+                    self.doubtful.insert(streamer_id);
                     self.services.vacated(streamer_id);
                 }
             }
@@ -356,18 +300,50 @@ impl Supervisor {
     }
 }
 
-/// Lets go of a session; whether that is journaled.
-async fn release(services: &Services, streamer_id: Uuid) -> bool {
-    match services.journal.release(streamer_id).await {
-        Ok(holders) => {
-            holders.into_iter().for_each(|holders| services.note_holders_later(holders));
-            true
+/// Takes hold of sessions in one statement. Answers also what has to be asked for each by itself: unknown URLs and
+/// locked streamers, or all, when one of them may be in the others' way.
+async fn hold(
+    services: Arc<Services>,
+    whose: Whose,
+    ids: Vec<Uuid>,
+    locked: IfLocked,
+) -> (Vec<Answered>, Vec<Uuid>) {
+    use JournalError::{Away, Busy, Data, Refused, Unreadable};
+    let wanted: Vec<Hold> = ids.iter().copied().map(Hold::of).collect();
+    // If it panics they are answered too: somebody waits for it.
+    let asked = actix::spawn(async move {
+        let lease = services.options.lease;
+        match whose {
+            Whose::Overlays => services.journal.hold_overlays(&wanted, lease, locked).await,
+            Whose::Streamers => services.journal.hold_streamers(&wanted, lease, locked).await,
         }
-        Err(error) => {
-            tracing::debug!(%error, %streamer_id, "a session can't be released yet");
-            false
+    });
+    let (mut answers, mut left_open) = (Vec::with_capacity(ids.len()), Vec::new());
+    match asked.await.unwrap_or_else(|error| Err(Away(error.to_string()))) {
+        Ok(held) => {
+            for (id, held) in ids.into_iter().zip(held) {
+                match held {
+                    None if locked == IfLocked::LeaveOut => left_open.push(id),
+                    held => answers.push((id, Ok(held))),
+                }
+            }
         }
+        Err(Busy(_) | Data(_) | Refused(_) | Unreadable(_)) if ids.len() > 1 => left_open = ids,
+        Err(error) => answers.extend(ids.into_iter().map(|id| (id, Err(error.clone())))),
     }
+    (answers, left_open)
+}
+
+/// Takes hold of streamers' sessions, of what that left open each by itself.
+async fn hold_each(services: Arc<Services>, streamer_ids: Vec<Uuid>) -> Vec<Answered> {
+    let ask = |ids, locked| hold(Arc::clone(&services), Whose::Streamers, ids, locked);
+    let (mut answers, left_open) = ask(streamer_ids, IfLocked::LeaveOut).await;
+    let singles = stream::iter(left_open).map(|streamer_id| ask(vec![streamer_id], IfLocked::Wait));
+    let mut singles = singles.buffer_unordered(SINGLES_AT_ONCE.into());
+    while let Some((answered, _)) = singles.next().await {
+        answers.extend(answered);
+    }
+    answers
 }
 
 fn answer(waiter: Waiter, seat: Result<Seat, OpenError>) {

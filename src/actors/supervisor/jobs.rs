@@ -9,11 +9,12 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::Supervisor;
-use crate::actors::{feed, follower, publish, spill, upkeep};
+use crate::actors::{follower, publish, spill, upkeep};
+use crate::journal::JournalError;
 use crate::journal::sessions::Lease;
 
-/// Sessions read from the journal at a time, so that a flush of Redis under many sessions is no storm.
-const RESTORED_AT_ONCE: usize = 200;
+/// Sessions that the journal is asked about at a time, so that a flush of Redis under many sessions is no storm.
+const RESTORED_AT_ONCE: usize = 1_000;
 /// Before the journal is asked again for sessions that it could not tell.
 const RESTORE_AGAIN: Duration = Duration::from_secs(1);
 /// Between two questions to the journal for heads while Redis can't be asked.
@@ -21,6 +22,8 @@ const POLL_EVERY: Duration = Duration::from_millis(250);
 /// Between two tries while Redis refuses to take states.
 const MIRROR_AGAIN: Duration = Duration::from_secs(1);
 
+/// Redis is asked for orphans, bucket by bucket, at each so many looks.
+const LOOKS_PER_ORPHANS: u32 = 3;
 /// Sessions whose state in Redis is compared with the journal at a time.
 const MIRRORS_COMPARED: usize = 1_000;
 
@@ -30,8 +33,12 @@ pub(super) enum Job {
     Mirror,
     Announce,
     Restore,
+    Rewrite,
     Follow,
     Poll,
+    Start,
+    /// Each of some that may be under way at a time.
+    StartSingle(u8),
     HoldAgain,
     Renew,
     ProbeRedis,
@@ -64,16 +71,16 @@ impl Supervisor {
         context.spawn(work);
     }
 
-    /// Whether a look at the change logs is under way.
-    pub(super) fn is_following(&self) -> bool {
-        self.running.contains(&Job::Follow)
+    /// Whether a job is under way.
+    pub(super) fn is_at(&self, job: Job) -> bool {
+        self.running.contains(&job)
     }
 
     /// Writes to Redis what it has not confirmed.
     pub(super) fn mirror(&mut self, context: &mut Context<Self>) {
         let services = Arc::clone(&self.services);
         let patient = services.standing.is_mirroring() || self.last_mirrored.elapsed() >= MIRROR_AGAIN;
-        if !services.hot.is_up() || !patient || self.running.contains(&Job::Mirror) {
+        if !services.hot.is_up() || !patient || self.is_at(Job::Mirror) {
             return;
         }
         let Some(work) = services.take_unmirrored() else { return };
@@ -84,7 +91,7 @@ impl Supervisor {
 
     /// Tells other instances by the journal what Redis could not.
     pub(super) fn announce(&mut self, context: &mut Context<Self>) {
-        if self.running.contains(&Job::Announce) || !self.services.standing.journal_circuit.is_up() {
+        if self.is_at(Job::Announce) || !self.services.standing.journal_circuit.is_up() {
             return;
         }
         let moved = self.services.take_unannounced();
@@ -101,11 +108,19 @@ impl Supervisor {
         self.alone(Job::Announce, context, announce, |_, (), _| {});
     }
 
-    /// Reads sessions from the journal whose state may have been missed, a few at a time.
+    /// Whether the journal may be asked for what was missed, or told wrongly.
+    fn may_restore(&self) -> bool {
+        Instant::now() >= self.restore_not_before && self.services.standing.journal_circuit.is_up()
+    }
+
+    fn restore_again_later(&mut self, error: &JournalError) {
+        tracing::debug!(%error, "sessions can't be read from the journal yet");
+        self.restore_not_before = Instant::now() + RESTORE_AGAIN;
+    }
+
+    /// Reads heads from the journal that may have moved unseen, some at a time.
     pub(super) fn restore(&mut self, context: &mut Context<Self>) {
-        let ready =
-            Instant::now() >= self.restore_not_before && self.services.standing.journal_circuit.is_up();
-        if !ready || self.running.contains(&Job::Restore) {
+        if !self.may_restore() || self.is_at(Job::Restore) {
             return;
         }
         let due = self.services.take_restores(RESTORED_AT_ONCE);
@@ -114,42 +129,54 @@ impl Supervisor {
         }
         let services = Arc::clone(&self.services);
         let restore = async move {
-            let read = services.vote_journal.entries(&due).await;
-            match read {
-                Ok(entries) => {
-                    services.metrics.repairs.sessions_restored.inc_by(entries.len() as u64);
-                    let told: Vec<Uuid> = entries.iter().map(|entry| entry.streamer.id).collect();
-                    entries.into_iter().for_each(|entry| feed::adopt(&services, entry));
-                    Ok(told)
-                }
-                Err(error) => {
-                    services.restore_later(due);
-                    Err(error)
-                }
+            let told = follower::restore(&services, &due).await;
+            match &told {
+                Ok(told) => services.metrics.repairs.sessions_restored.inc_by(told.len() as u64),
+                Err(_) => services.restore_later(due),
             }
+            told
         };
         self.alone(Job::Restore, context, restore, |supervisor, restored, context| match restored {
             Ok(told) => {
                 told.iter().for_each(|streamer_id| _ = supervisor.untold.remove(streamer_id));
                 supervisor.restore(context);
             }
-            Err(error) => {
-                tracing::debug!(%error, "sessions can't be read from the journal yet");
-                supervisor.restore_not_before = Instant::now() + RESTORE_AGAIN;
+            Err(error) => supervisor.restore_again_later(&error),
+        });
+    }
+
+    /// Has sessions written to Redis that it may have lost, some at a time.
+    pub(super) fn rewrite(&mut self, context: &mut Context<Self>) {
+        if !self.may_restore() || self.is_at(Job::Rewrite) {
+            return;
+        }
+        let due = self.services.take_rewrites(RESTORED_AT_ONCE);
+        if due.is_empty() {
+            return;
+        }
+        let services = Arc::clone(&self.services);
+        let rewrite = async move {
+            let told = follower::rewrite(&services, &due).await;
+            if told.is_err() {
+                services.rewrite_later(due);
             }
+            told
+        };
+        self.alone(Job::Rewrite, context, rewrite, |supervisor, told, context| match told {
+            Ok(()) => supervisor.rewrite(context),
+            Err(error) => supervisor.restore_again_later(&error),
         });
     }
 
     /// Looks what other instances have moved.
     pub(super) fn follow(&mut self, context: &mut Context<Self>) {
-        if self.is_following() {
+        if self.is_at(Job::Follow) {
             return;
         }
         let (services, buckets) = (Arc::clone(&self.services), self.held.buckets());
         let mut follower = std::mem::take(&mut self.follower);
-        let opening = !self.opening.is_empty();
         let look = async move {
-            let looked = follower.look(&services, &buckets, opening).await;
+            let looked = follower.look(&services, &buckets).await;
             if let Ok(looked) = &looked {
                 follower::take(&services, looked).await;
             }
@@ -159,8 +186,9 @@ impl Supervisor {
             supervisor.follower = follower;
             match looked {
                 Ok(looked) => {
-                    let lost = looked.lost.iter().flat_map(|bucket| supervisor.held.of_bucket(*bucket));
-                    supervisor.services.restore_later(lost);
+                    let lost = || looked.lost.iter().flat_map(|bucket| supervisor.held.of_bucket(*bucket));
+                    supervisor.services.restore_later(lost());
+                    supervisor.services.rewrite_later(lost());
                 }
                 Err(_) => supervisor.poll(context),
             }
@@ -175,7 +203,7 @@ impl Supervisor {
         self.last_polled = Instant::now();
         let (services, held) = (Arc::clone(&self.services), self.held.all());
         let poll = async move {
-            if let Err(error) = follower::poll(&services, &held).await {
+            if let Err(error) = follower::restore(&services, &held).await {
                 tracing::debug!(%error, "sessions can't be followed by the journal");
             }
         };
@@ -222,7 +250,8 @@ impl Supervisor {
         let services = Arc::clone(&self.services);
         self.alone(Job::Spill, context, async move { spill::look(&services).await }, |_, (), _| {});
         self.rebuild_dead();
-        if !self.draining {
+        self.looks = self.looks.wrapping_add(1);
+        if !self.draining && self.looks.is_multiple_of(LOOKS_PER_ORPHANS) {
             let services = Arc::clone(&self.services);
             let end = async move { upkeep::end_orphans(&services).await };
             self.alone(Job::Orphans, context, end, |_, (), _| {});

@@ -9,7 +9,7 @@ use chatpulse::domain::session::{self, Session};
 use chatpulse::domain::streamer::{Profile, Streamer};
 use chatpulse::domain::time::Millis;
 use chatpulse::journal::migrations::migrate;
-use chatpulse::journal::sessions::{Entry, LiveSession};
+use chatpulse::journal::sessions::{Entry, Held, Hold, IfLocked, LiveSession};
 use chatpulse::journal::streams::Recorded;
 use chatpulse::journal::votes::{AppendAnswer, NewVote};
 use chatpulse::journal::{Journal, JournalError, JournalOptions};
@@ -137,6 +137,24 @@ pub async fn register(journal: &Journal, config: Config) -> Streamer {
 pub async fn live(journal: &Journal, config: Config) -> Entry {
     let streamer = register(journal, config).await;
     hold(journal, &streamer).await
+}
+
+/// Taking hold of one session.
+pub trait HoldOne {
+    /// Of the session behind an overlay's URL, as [`Journal::hold_overlays`].
+    async fn hold(&self, overlay_uuid: Uuid, lease: Duration) -> Result<Option<Held>, JournalError>;
+    /// Of a streamer's session, as [`Journal::hold_streamers`].
+    async fn hold_streamer(&self, streamer_id: Uuid, lease: Duration) -> Result<Option<Held>, JournalError>;
+}
+
+impl HoldOne for Journal {
+    async fn hold(&self, overlay_uuid: Uuid, lease: Duration) -> Result<Option<Held>, JournalError> {
+        Ok(self.hold_overlays(&[Hold::of(overlay_uuid)], lease, IfLocked::Wait).await?.remove(0))
+    }
+
+    async fn hold_streamer(&self, streamer_id: Uuid, lease: Duration) -> Result<Option<Held>, JournalError> {
+        Ok(self.hold_streamers(&[Hold::of(streamer_id)], lease, IfLocked::Wait).await?.remove(0))
+    }
 }
 
 /// A streamer's live session, held by the journal's instance.

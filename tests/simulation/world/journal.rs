@@ -10,7 +10,7 @@ use chatpulse::domain::streamer::{self, Streamer};
 use chatpulse::domain::time::Millis;
 use chatpulse::domain::vote::NewVote;
 use chatpulse::journal::sessions::{
-    DirectoryCursor, EndedSession, Entry, Held, Lease, LiveDigest, LiveSession, LiveVersions, News,
+    DirectoryCursor, EndedSession, Entry, Held, Hold, Lease, LiveDigest, LiveSession, LiveVersions, News,
 };
 use chatpulse::journal::votes::{AppendAnswer, Appended, SessionHead};
 use uuid::Uuid;
@@ -22,29 +22,15 @@ use super::Rules;
 #[expect(clippy::large_enum_variant, reason = "calls are few and short-lived")]
 pub enum JournalCall {
     Ping,
-    Append {
-        votes: Vec<NewVote>,
-        drained: bool,
-    },
-    /// The ids are for a session that this hold may start.
-    Hold {
-        target: Target,
-        lease: Duration,
-        session_id: Uuid,
-        key: [u8; 32],
-    },
+    Append { votes: Vec<NewVote>, drained: bool },
+    Hold { targets: Targets, lease: Duration, wanted: Vec<Hold> },
+    HoldersOf(Vec<Uuid>),
     Release(Uuid),
     Leave,
     Held,
-    Renew {
-        lease: Duration,
-        unbroken: bool,
-    },
+    Renew { lease: Duration, unbroken: bool },
     DropLapsed,
-    EndOrphans {
-        streamers: Option<Vec<Uuid>>,
-        orphan: Duration,
-    },
+    EndOrphans { streamers: Option<Vec<Uuid>>, orphan: Duration },
     DirectorySince(Option<DirectoryCursor>),
     Entries(Vec<Uuid>),
     LiveBroadcasters(Vec<String>),
@@ -52,19 +38,15 @@ pub enum JournalCall {
     Announce(Vec<Uuid>),
     Digest,
     Versions,
-    Change {
-        streamer_id: Uuid,
-        expected_version: i64,
-        event: streamer::Event,
-    },
+    Change { streamer_id: Uuid, expected_version: i64, event: streamer::Event },
     Reset(Uuid),
 }
 
-/// Whose session a hold is for.
+/// Whose sessions a hold is for.
 #[derive(Clone, Copy, Debug)]
-pub enum Target {
-    Overlay(Uuid),
-    Streamer(Uuid),
+pub enum Targets {
+    Overlays,
+    Streamers,
 }
 
 /// What the journal answers.
@@ -72,7 +54,7 @@ pub enum Target {
 pub enum JournalAnswer {
     Done,
     Appended(AppendAnswer),
-    Held(Option<Box<Held>>),
+    Held(Vec<Option<Held>>),
     Holders(Vec<Holders>),
     Streamers(Vec<Uuid>),
     Lease(Lease),
@@ -169,9 +151,12 @@ impl JournalModel {
             JournalCall::Append { votes, drained } => {
                 JournalAnswer::Appended(self.append(rules, now, votes, *drained))
             }
-            JournalCall::Hold { target, lease, session_id, key } => {
-                let held = self.hold(rules, now, instance, *target, *lease, (*session_id, *key));
-                JournalAnswer::Held(held.map(Box::new))
+            JournalCall::Hold { targets, lease, wanted } => {
+                let mut held = Vec::new();
+                for wanted in wanted {
+                    held.push(self.hold(rules, now, instance, *targets, wanted, *lease));
+                }
+                JournalAnswer::Held(held)
             }
             JournalCall::Release(streamer_id) => {
                 JournalAnswer::Holders(self.let_go(now, *streamer_id, instance).into_iter().collect())
@@ -224,6 +209,11 @@ impl JournalModel {
                     (head.version > version).then(|| SessionHead { session_id, head: head.clone() })
                 });
                 JournalAnswer::Heads(newer.collect())
+            }
+            JournalCall::HoldersOf(streamers) => {
+                let streamers: BTreeSet<_> = streamers.iter().collect();
+                let live = streamers.into_iter().filter_map(|id| self.live.get(id));
+                JournalAnswer::Holders(live.map(|live| live.holders.clone()).collect())
             }
             JournalCall::Digest => {
                 JournalAnswer::Digest(self.versions().iter().fold(LiveDigest::default(), |sum, live| {
@@ -345,16 +335,15 @@ impl JournalModel {
         rules: &Rules,
         now: Millis,
         instance: Uuid,
-        target: Target,
+        targets: Targets,
+        wanted: &Hold,
         lease: Duration,
-        (session_id, key): (Uuid, [u8; 32]),
     ) -> Option<Held> {
-        let streamer_id = match target {
-            Target::Streamer(id) => self.users.contains_key(&id).then_some(id)?,
-            Target::Overlay(url) => {
-                self.users.iter().find(|(_, user)| user.streamer.overlay_uuid == url).map(|(id, _)| *id)?
-            }
+        let is_meant = |(id, user): &(&Uuid, &User)| match targets {
+            Targets::Streamers => **id == wanted.whose,
+            Targets::Overlays => user.streamer.overlay_uuid == wanted.whose,
         };
+        let streamer_id = *self.users.iter().find(is_meant)?.0;
         let mut started = false;
         if !self.users[&streamer_id].streamer.disabled {
             self.instances.entry(instance).or_insert_with(|| Running::begun(now, lease));
@@ -366,7 +355,7 @@ impl JournalModel {
                     holders.version += 1;
                 }
             } else {
-                self.start(rules, now, streamer_id, instance, session_id, key);
+                self.start(rules, now, streamer_id, instance, wanted);
                 started = true;
             }
         }
@@ -379,8 +368,7 @@ impl JournalModel {
         now: Millis,
         streamer_id: Uuid,
         instance: Uuid,
-        session_id: Uuid,
-        key: [u8; 32],
+        &Hold { session_id, key, .. }: &Hold,
     ) {
         let ordinal = if rules.ordinals { self.last_ordinal(streamer_id) + 1 } else { 1 };
         let user = self.users.get_mut(&streamer_id).expect("the streamer was found");
