@@ -59,6 +59,11 @@ pub struct Answers {
 }
 
 impl Answers {
+    /// Messages that were answered so; 0: not at all.
+    pub fn of_status(&self, status: u16) -> u64 {
+        self.statuses.get(&status).copied().unwrap_or(0)
+    }
+
     /// Messages that were not answered 204.
     pub fn failed(&self) -> u64 {
         self.statuses.iter().filter(|(status, _)| **status != 204).map(|(_, count)| count).sum()

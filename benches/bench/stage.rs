@@ -174,8 +174,8 @@ impl Stage {
         Ok(Journal::new(&self.servers.urls().database_url, &options, Uuid::now_v7())?)
     }
 
-    /// So many streamers with the words yes and no: the first by the program's own means, the others as
-    /// copies of their event, appended by the same function. Their Twitch ids count from [`FIRST_CHANNEL`].
+    /// So many streamers with the words yes and no: the first by the program's own means, the others as copies of
+    /// what that wrote, thousands at once. Their Twitch ids count from [`FIRST_CHANNEL`].
     pub async fn streamers(&self, count: usize) -> Result<Vec<Streamer>> {
         let profile = Profile {
             twitch_user_id: FIRST_CHANNEL.to_string(),
@@ -188,11 +188,26 @@ impl Stage {
             ..Config::default()
         };
         self.journal(1)?.register(profile, config, "bench").await?;
-        let sql = "SELECT count(chatpulse.append_streamer_event(gen_random_uuid(), 0, e.type, e.schema_version,
-                       e.data || jsonb_build_object('twitch_user_id', ($2::bigint + i)::text,
-                                                    'login', 'bench' || i, 'overlay_uuid', gen_random_uuid()),
-                       e.metadata))
-                   FROM (SELECT * FROM chatpulse.streamer_events LIMIT 1) e, generate_series(1, $1::bigint - 1) i";
+        let sql = "WITH made AS MATERIALIZED (
+                SELECT gen_random_uuid() AS id, gen_random_uuid() AS overlay_uuid,
+                       ($2::bigint + i)::text AS twitch_user_id, 'bench' || i AS login
+                FROM generate_series(1, $1::bigint - 1) i
+            ), events AS (
+                INSERT INTO chatpulse.streamer_events (streamer_id, version, type, schema_version, data, metadata)
+                SELECT m.id, e.version, e.type, e.schema_version,
+                       e.data || jsonb_build_object('twitch_user_id', m.twitch_user_id, 'login', m.login,
+                                                    'overlay_uuid', m.overlay_uuid),
+                       e.metadata
+                FROM made m, chatpulse.streamer_events e
+            ), configs AS (
+                INSERT INTO chatpulse.configs
+                SELECT m.id, c.version, c.for_triggers, c.against_triggers, c.for_label, c.against_label, c.model,
+                       c.vote_delta, c.decay_speed, c.window_seconds, c.display, c.theme
+                FROM made m, chatpulse.configs c
+            )
+            INSERT INTO chatpulse.users (id, version, twitch_user_id, login, display_name, overlay_uuid)
+            SELECT m.id, u.version, m.twitch_user_id, m.login, u.display_name, m.overlay_uuid
+            FROM made m, chatpulse.users u";
         let owner = self.owner().await?;
         owner.execute(sql, &[&(count as i64), &(FIRST_CHANNEL as i64)]).await?;
         // Not the tables that are still empty: plans made for empty tables are bad ones for full ones.
@@ -203,7 +218,8 @@ impl Stage {
     }
 
     /// Starts a session for each streamer, held by an instance that is none, without sockets. As the program
-    /// does it, but thousands at once, and without asking Twitch for their chat.
+    /// does it, but thousands at once, and without asking Twitch for their chat. Instances that run already don't
+    /// hear of it.
     pub async fn hold(&self, streamers: &[Streamer]) -> Result<()> {
         let mut owner = self.owner().await?;
         let instance = Uuid::now_v7();
@@ -225,15 +241,13 @@ impl Stage {
                 SELECT session_id, streamer_id, 1, 1, version, model, vote_delta, decay_speed, window_seconds,
                        now_ms, 0, 0, 0, '[]', now_ms
                 FROM new
-            ), events AS (
-                INSERT INTO chatpulse.session_events (session_id, version, type, schema_version, data, metadata)
-                SELECT n.session_id, 1, 'SessionStarted', 1,
-                       jsonb_build_object('streamer_id', n.streamer_id, 'ordinal', 1, 'at', n.now_ms,
-                                          'config', chatpulse.config_json(c)),
-                       '{}'
-                FROM new n JOIN chatpulse.configs c ON c.streamer_id = n.streamer_id
             )
-            UPDATE chatpulse.users u SET changed = pg_current_xact_id() FROM new WHERE u.id = new.streamer_id";
+            INSERT INTO chatpulse.session_events (session_id, version, type, schema_version, data, metadata)
+            SELECT n.session_id, 1, 'SessionStarted', 1,
+                   jsonb_build_object('streamer_id', n.streamer_id, 'ordinal', 1, 'at', n.now_ms,
+                                      'config', chatpulse.config_json(c)),
+                   '{}'
+            FROM new n JOIN chatpulse.configs c ON c.streamer_id = n.streamer_id";
         let transaction = owner.transaction().await?;
         transaction.execute(lease, &[&instance, &LEASE.as_secs_f64()]).await?;
         for part in streamers.chunks(HOLDS_A_STATEMENT) {

@@ -254,16 +254,18 @@ pub async fn cold_start(dir: &Path) -> Result<Report> {
     worker.go()?;
     let seen: Seen = worker.result().await?;
     let usage = stage.usage(&instance).since(before);
-    let sql =
-        "SELECT coalesce(sum(calls), 0)::bigint FROM pg_stat_statements WHERE query LIKE '%chatpulse.hold(%'";
-    let holds: i64 = superuser.query_one(sql, &[]).await?.get(0);
+    // One of them serves all the overlays of the one session.
+    let starts = instance.metric("chatpulse_cold_starts_total{source=\"postgres\"}").await?;
+    let sql = "SELECT coalesce(sum(calls), 0)::bigint FROM pg_stat_statements WHERE query LIKE '%chatpulse.hold_overlays(%'";
+    let statements: i64 = superuser.query_one(sql, &[]).await?.get(0);
     let row = Row::new("4,000 overlays at once")
         .with("connected", seen.connected as f64)
         .with("all after s", seen.connect_seconds)
         .with("p99 ms", seen.connect_p99_ms)
         .with("server CPU s", usage.server.as_secs_f64())
         .with("PostgreSQL CPU s", usage.postgres.as_secs_f64())
-        .with("statements that hold", holds as f64);
+        .with("sessions asked for", starts)
+        .with("in statements", statements as f64);
     Ok(Report {
         scenario: "cold-start",
         work: "4,000 overlays at once, half on one cold session, half on 2,000 others".into(),
@@ -271,11 +273,7 @@ pub async fn cold_start(dir: &Path) -> Result<Report> {
         goals: vec![
             Goal::at_most("overlays not connected", seen.failed as f64, 0.0),
             Goal::at_most("all connected after s", seen.connect_seconds, 5.0),
-            Goal::at_most(
-                "statements for the one session, off from one",
-                (holds - EACH as i64 - 1).abs() as f64,
-                0.0,
-            ),
+            Goal::at_most("times the one session was asked for", starts - EACH as f64, 1.0),
         ],
         settings: named(&settings),
     })
