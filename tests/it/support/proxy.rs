@@ -247,6 +247,8 @@ mod tests {
     use super::*;
     use tokio::time::timeout;
 
+    use crate::support::eventually;
+
     const SILENCE: Duration = Duration::from_millis(150);
     const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -276,6 +278,12 @@ mod tests {
         let mut buffer = [0; 1];
         let read = timeout(PATIENCE, stream.read(&mut buffer)).await.expect("an end comes");
         matches!(read, Err(_) | Ok(0))
+    }
+
+    /// Whether nothing comes back of what is sent, and no end either.
+    async fn is_swallowed(stream: &mut TcpStream) -> bool {
+        stream.write_all(b"lost").await.unwrap();
+        timeout(SILENCE, stream.read(&mut [0; 1])).await.is_err()
     }
 
     #[tokio::test]
@@ -323,15 +331,13 @@ mod tests {
         let mut open = TcpStream::connect(proxy.address).await.unwrap();
         said(&mut open, "here").await.unwrap();
         proxy.set(Mode::BlackHole);
+        assert!(is_swallowed(&mut open).await);
+        // The kernel takes a connection before the proxy does; one that is taken listens to the rule.
+        let listening = || proxy.rule.as_ref().map_or(0, watch::Sender::receiver_count);
+        let before = listening();
         let mut new = TcpStream::connect(proxy.address).await.unwrap();
-        for stream in [&mut open, &mut new] {
-            stream.write_all(b"lost").await.unwrap();
-            let mut buffer = [0; 1];
-            assert!(
-                timeout(SILENCE, stream.read(&mut buffer)).await.is_err(),
-                "nothing comes, no end either"
-            );
-        }
+        eventually("the proxy takes the connection", async || listening() > before).await;
+        assert!(is_swallowed(&mut new).await);
         proxy.heal();
         assert!(is_reset(&mut open).await && is_reset(&mut new).await);
         let mut after = TcpStream::connect(proxy.address).await.unwrap();
