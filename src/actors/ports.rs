@@ -91,6 +91,7 @@ pub trait HotPort: Send + Sync {
 #[async_trait]
 pub trait SpillPort: Send + Sync {
     fn is_durable(&self) -> bool;
+    fn is_fleeting(&self) -> bool;
     async fn probe(&self) -> Result<Depth, HotError>;
     async fn push(&self, votes: &[NewVote]) -> Result<(), HotError>;
     async fn take(&self, limit: usize) -> Result<Vec<Spilled>, HotError>;
@@ -273,6 +274,10 @@ impl HotPort for Hot {
 impl SpillPort for Spill {
     fn is_durable(&self) -> bool {
         Spill::is_durable(self)
+    }
+
+    fn is_fleeting(&self) -> bool {
+        Spill::is_fleeting(self)
     }
 
     async fn probe(&self) -> Result<Depth, HotError> {

@@ -23,7 +23,7 @@ use super::ports::SpillPort;
 const TAKEN_MAX: usize = 1000;
 /// So many votes of one session are not halved when PostgreSQL is busy: then it is not their number.
 const SMALL: usize = 64;
-/// So long votes wait for the queue to say whether it is durable.
+/// So long votes wait for a queue that was away to say that it is back.
 const ASKED_MAX: Duration = Duration::from_millis(150);
 
 /// Puts votes that are not journaled into the queue, if it is durable: they are answered like
@@ -32,9 +32,7 @@ pub(super) async fn keep(services: &Services, decisions: &mut [Decision]) {
     let Some(spill) = services.spill.as_deref() else { return };
     let mut unjournaled: Vec<&mut Decision> =
         decisions.iter_mut().filter(|(_, outcome)| *outcome == VoteOutcome::Unavailable).collect();
-    // A server that was away when it was last asked may be back.
-    let is_back = async || services.standing.queue_away().is_some() && is_durable_now(spill).await;
-    if unjournaled.is_empty() || !(spill.is_durable() || is_back().await) {
+    if unjournaled.is_empty() || spill.is_fleeting() {
         return;
     }
     let votes: Vec<NewVote> = unjournaled.iter().map(|(vote, _)| vote.vote.clone()).collect();
@@ -45,19 +43,19 @@ pub(super) async fn keep(services: &Services, decisions: &mut [Decision]) {
     services.standing.note_push(pushed.err().as_ref(), votes.len());
 }
 
-/// Puts votes into the queue. A connection that broke may have led to a server that was restarted since:
-/// it is asked anew whether it is durable, and tried once more. After a time-out no time would be left.
+/// Puts votes into the queue; once more when its server was away and is back. After a time-out no time
+/// would be left.
 async fn push(spill: &dyn SpillPort, votes: &[NewVote]) -> Result<(), HotError> {
     match spill.push(votes).await {
-        Err(HotError::Connection(_)) if is_durable_now(spill).await => spill.push(votes).await,
+        Err(HotError::Away | HotError::Connection(_)) if is_back(spill).await => spill.push(votes).await,
         pushed => pushed,
     }
 }
 
-/// Asks the queue whether it is durable, for as long as a vote can wait for that.
-async fn is_durable_now(spill: &dyn SpillPort) -> bool {
+/// Asks whether the queue's server is there, for as long as a vote can wait for that.
+async fn is_back(spill: &dyn SpillPort) -> bool {
     let asked = tokio::time::timeout(ASKED_MAX, spill.probe()).await;
-    matches!(asked, Ok(Ok(_))) && spill.is_durable()
+    matches!(asked, Ok(Ok(_)))
 }
 
 /// Looks how much waits in the queue, and journals it if the journal is there.

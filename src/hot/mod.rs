@@ -41,6 +41,9 @@ pub enum HotError {
     /// The answer has a shape that this release does not know.
     #[error("Redis answered something unexpected: {0}")]
     Answer(String),
+    /// The server may lose what it acknowledged.
+    #[error("the queue's Redis may lose what it takes: {0}")]
+    Fleeting(String),
     /// A queue has as many entries as it may.
     #[error("the queue {0} is full")]
     Full(String),

@@ -160,9 +160,19 @@ impl Hot {
 
     /// Sends one command and reads its answer.
     pub(super) async fn ask<T: FromRedisValue>(&self, command: Cmd) -> Result<T, HotError> {
-        let answers = self.send(vec![command]).await?;
-        let only = answers.into_iter().next();
-        answer(only.ok_or_else(|| HotError::Answer("nothing".into()))?)
+        let [only] = self.ask_together([command]).await?;
+        answer(only)
+    }
+
+    /// Sends a few commands and gives their answers, all of one server; each may be a server error.
+    pub(super) async fn ask_together<const N: usize>(
+        &self,
+        commands: [Cmd; N],
+    ) -> Result<[Value; N], HotError> {
+        let answers = self.send(commands.into()).await?;
+        let others =
+            |answers: Vec<Value>| HotError::Answer(format!("{} answers to {N} commands", answers.len()));
+        answers.try_into().map_err(others)
     }
 
     /// Memory that the servers' data takes together, in bytes.

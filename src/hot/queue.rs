@@ -9,7 +9,7 @@ use std::collections::HashSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use deadpool_redis::redis::cmd;
+use deadpool_redis::redis::{Cmd, Value, cmd};
 
 use super::functions::Function;
 use super::pool::answer;
@@ -126,15 +126,22 @@ impl Queue {
     /// [`HotError::Full`] when it has no room for all of them; any other: it is unknown whether they
     /// are in.
     pub async fn push(&self, payloads: &[Vec<u8>]) -> Result<(), HotError> {
-        if payloads.is_empty() {
-            return Ok(());
-        }
+        self.pushed(self.redis.ask(self.push_call(payloads)).await?)
+    }
+
+    /// The command that puts entries into the queue, for who has more to ask in the same exchange.
+    pub(super) fn push_call(&self, payloads: &[Vec<u8>]) -> Cmd {
         let mut call = Function::Enqueue.call(&[self.stream()]);
         call.arg(&self.options.group).arg(self.options.entries_max);
         for payload in payloads {
             call.arg(payload.as_slice());
         }
-        match self.redis.ask::<String>(call).await?.as_str() {
+        call
+    }
+
+    /// What became of the entries, by the answer to [`Queue::push_call`].
+    pub(super) fn pushed(&self, answered: Value) -> Result<(), HotError> {
+        match answer::<String>(answered)?.as_str() {
             "queued" => Ok(()),
             "full" => Err(HotError::Full(self.options.name.clone())),
             other => Err(HotError::Answer(format!("to a push: {other:?}"))),
@@ -229,17 +236,10 @@ impl Queue {
     /// # Errors
     /// [`HotError`].
     pub async fn depth(&self) -> Result<Depth, HotError> {
-        let length = |key: String| {
-            let mut length = cmd("XLEN");
-            length.arg(key);
-            length
-        };
-        let answers = self.redis.send(vec![length(self.stream()), length(self.letters())]).await?;
-        let lengths: Vec<u64> = answers.into_iter().map(answer).collect::<Result<_, _>>()?;
-        match lengths[..] {
-            [waiting, dead_letters] => Ok(Depth { waiting, dead_letters }),
-            _ => Err(HotError::Answer(format!("{} lengths of a queue", lengths.len()))),
-        }
+        let length = |key: String| cmd("XLEN").arg(key).to_owned();
+        let lengths = [length(self.stream()), length(self.letters())];
+        let [waiting, dead_letters] = self.redis.ask_together(lengths).await?;
+        Ok(Depth { waiting: answer(waiting)?, dead_letters: answer(dead_letters)? })
     }
 
     /// At most `limit` dead letters, oldest first: those after the one with the id `after`.

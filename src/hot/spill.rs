@@ -4,19 +4,20 @@
 //! before each answer, nothing evicted, and no replica that takes over by itself, since Redis copies
 //! to replicas after it has answered.
 
+mod format;
+
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use deadpool_redis::redis::cmd;
-use serde::{Deserialize, Serialize};
+use deadpool_redis::redis::{Cmd, Value, cmd};
 use uuid::Uuid;
 
+use self::format::{decoded, encoded};
+use super::pool::answer;
 pub use super::queue::{DeadLetter, Depth, Failed};
 use super::queue::{Entry, Queue, QueueOptions};
 use super::{Hot, HotError, HotOptions};
-use crate::domain::sentiment::Side;
-use crate::domain::time::Millis;
 use crate::domain::vote::NewVote;
 
 const QUEUE: &str = "{votes}";
@@ -24,8 +25,6 @@ const GROUP: &str = "journal";
 /// An instance that took entries and was not heard of for so long is not journaling them any more.
 const CLAIM_AFTER: Duration = Duration::from_secs(15);
 const CLAIM_EVERY: Duration = Duration::from_secs(5);
-/// The version of the entries' format; a change of it needs a reader of the versions before.
-const FORMAT_VERSION: u32 = 1;
 /// What a durable server's settings are, and in which order they are asked for.
 const DURABLE_SETTINGS: [(&str, &str); 4] = [
     ("appendonly", "yes"),
@@ -77,8 +76,7 @@ pub struct Spill {
 enum Standing {
     /// Not probed, or the last probe failed.
     Unknown,
-    /// Durable, as long as the server is the one that was asked.
-    Durable { server_generation: u64 },
+    Durable,
     /// Not durable, and why.
     Fleeting(String),
 }
@@ -111,11 +109,14 @@ impl Spill {
         }
     }
 
-    /// Whether the queue keeps what it acknowledged when its server dies, and was reachable when last
-    /// asked: only then may votes be put there.
+    /// Whether the queue's server was there and durable when last asked.
     pub fn is_durable(&self) -> bool {
-        let server_generation = self.redis.server_generation();
-        self.redis.is_up() && *self.standing() == Standing::Durable { server_generation }
+        self.redis.is_up() && *self.standing() == Standing::Durable
+    }
+
+    /// Whether the queue's server was not durable when last asked: nothing needs to be put there then.
+    pub fn is_fleeting(&self) -> bool {
+        matches!(*self.standing(), Standing::Fleeting(_))
     }
 
     /// Looks whether the queue's server is there and durable, and how much waits. To be called once
@@ -134,19 +135,24 @@ impl Spill {
         looked.map(|(depth, _)| depth)
     }
 
-    /// Puts votes into the queue: all of them or none. They are durable when this answers.
+    /// Puts votes into the queue: all of them or none. They are durable when this answers: the same
+    /// server, asked along with the push, says that it keeps them.
     ///
     /// # Errors
-    /// [`HotError::Full`] when the queue has no room; any other: it is unknown whether they are in
-    /// the queue. Putting them there again is safe, because the journal counts a message once.
+    /// [`HotError::Full`] when the queue has no room; [`HotError::Fleeting`] when its server is not
+    /// durable; any other: it is unknown whether they are in the queue. Putting them there again is
+    /// safe, because the journal counts a message once.
     pub async fn push(&self, votes: &[NewVote]) -> Result<(), HotError> {
         let payloads: Vec<Vec<u8>> = votes.iter().map(encoded).collect::<Result<_, _>>()?;
-        self.queue.push(&payloads).await?;
-        if self.is_durable() {
-            return Ok(());
+        let push = self.queue.push_call(&payloads);
+        match self.durability_question()? {
+            None => self.queue.pushed(self.redis.ask(push).await?),
+            Some(question) => {
+                let [settings, pushed] = self.redis.ask_together([question, push]).await?;
+                self.queue.pushed(pushed)?;
+                why_fleeting(settings)?.map_or(Ok(()), |reason| Err(HotError::Fleeting(reason)))
+            }
         }
-        let reason = "the queue's server became another one, or is not known to be durable";
-        Err(HotError::Connection(reason.into()))
     }
 
     /// At most `limit` votes for this instance to journal: new ones, ones it took before and did not
@@ -213,30 +219,37 @@ impl Spill {
     async fn look(&self) -> Result<(Depth, Standing), HotError> {
         // Full is no reason not to empty it.
         self.redis.probe_alive().await?;
-        // Read before asking: if the server changes meanwhile, what it said counts for nothing.
-        let server_generation = self.redis.server_generation();
         let depth = self.queue.depth().await?;
-        let fleeting = match self.durability {
-            Durability::Ask => self.why_fleeting().await?,
-            Durability::Yes => None,
-            Durability::No => Some("the settings say so".to_owned()),
-        };
-        Ok((depth, fleeting.map_or(Standing::Durable { server_generation }, Standing::Fleeting)))
-    }
-
-    /// Why the server would not keep what it acknowledged; `None` when it would.
-    async fn why_fleeting(&self) -> Result<Option<String>, HotError> {
-        if self.redis.is_cluster() {
-            return Ok(Some("a replica in a cluster may take over without what was just written".into()));
-        }
-        let mut get = cmd("CONFIG");
-        get.arg("GET").arg(&DURABLE_SETTINGS.map(|(name, _)| name));
-        let settings: HashMap<String, String> = match self.redis.ask(get).await {
-            Ok(settings) => settings,
-            Err(HotError::Server(why)) => return Ok(Some(format!("it does not tell its settings ({why})"))),
+        let fleeting = match self.durability_question() {
+            Ok(None) => None,
+            Ok(Some(question)) => {
+                let [settings] = self.redis.ask_together([question]).await?;
+                why_fleeting(settings)?
+            }
+            Err(HotError::Fleeting(reason)) => Some(reason),
             Err(error) => return Err(error),
         };
-        Ok(unfit_settings(&settings))
+        Ok((depth, fleeting.map_or(Standing::Durable, Standing::Fleeting)))
+    }
+
+    /// What to ask the server to know whether it is durable; `None` when it is by the operator's word.
+    ///
+    /// # Errors
+    /// [`HotError::Fleeting`] when it is not, whatever it would say.
+    fn durability_question(&self) -> Result<Option<Cmd>, HotError> {
+        let fleeting = |reason: &str| Err(HotError::Fleeting(reason.into()));
+        match self.durability {
+            Durability::Yes => Ok(None),
+            Durability::No => fleeting("the settings say so"),
+            Durability::Ask if self.redis.is_cluster() => {
+                fleeting("a replica in a cluster may take over without what was just written")
+            }
+            Durability::Ask => {
+                let mut get = cmd("CONFIG");
+                get.arg("GET").arg(&DURABLE_SETTINGS.map(|(name, _)| name));
+                Ok(Some(get))
+            }
+        }
     }
 
     /// Notes what a probe found, and says so when it is news.
@@ -246,7 +259,7 @@ impl Spill {
             return;
         }
         match found {
-            Standing::Durable { .. } => {
+            Standing::Durable => {
                 tracing::info!("the queue is durable: votes can wait there while the journal is away")
             }
             Standing::Fleeting(reason) => tracing::warn!(
@@ -265,6 +278,16 @@ impl Spill {
     }
 }
 
+/// Why a server that was asked for its settings would not keep what it acknowledged; `None` when it
+/// would.
+fn why_fleeting(asked: Value) -> Result<Option<String>, HotError> {
+    match answer::<HashMap<String, String>>(asked) {
+        Ok(settings) => Ok(unfit_settings(&settings)),
+        Err(HotError::Server(why)) => Ok(Some(format!("it does not tell its settings ({why})"))),
+        Err(error) => Err(error),
+    }
+}
+
 /// What of a server's settings is not as a durable server's; `None` when all is.
 fn unfit_settings(settings: &HashMap<String, String>) -> Option<String> {
     let unfit = DURABLE_SETTINGS.iter().filter_map(|(name, wanted)| {
@@ -275,107 +298,9 @@ fn unfit_settings(settings: &HashMap<String, String>) -> Option<String> {
     (!unfit.is_empty()).then(|| unfit.join(", "))
 }
 
-/// A vote as it stands in an entry, as JSON; the short names are those of a vote in the journal.
-#[derive(Serialize, Deserialize)]
-struct Record {
-    version: u32,
-    session: Uuid,
-    #[serde(rename = "m")]
-    message_id: String,
-    #[serde(rename = "s")]
-    side: RecordSide,
-    #[serde(rename = "w")]
-    weight: f64,
-    t: i64,
-    #[serde(rename = "v")]
-    viewer: String,
-}
-
-#[derive(Clone, Copy, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-enum RecordSide {
-    For,
-    Against,
-}
-
-/// What tells how to read an entry.
-#[derive(Deserialize)]
-struct Format {
-    version: u32,
-}
-
-fn encoded(vote: &NewVote) -> Result<Vec<u8>, HotError> {
-    let record = Record {
-        version: FORMAT_VERSION,
-        session: vote.session_id,
-        message_id: vote.message_id.clone(),
-        side: match vote.side {
-            Side::For => RecordSide::For,
-            Side::Against => RecordSide::Against,
-        },
-        weight: vote.weight,
-        t: vote.t.0,
-        viewer: vote.viewer.clone(),
-    };
-    serde_json::to_vec(&record).map_err(|error| HotError::Answer(format!("a vote can't be written: {error}")))
-}
-
-/// The vote of an entry, or why it can't be read.
-fn decoded(payload: &[u8]) -> Result<NewVote, String> {
-    let unreadable = |error: serde_json::Error| format!("the entry is unreadable: {error}");
-    let Format { version } = serde_json::from_slice(payload).map_err(unreadable)?;
-    if version != FORMAT_VERSION {
-        return Err(format!("the entry has format {version}; this release reads {FORMAT_VERSION}"));
-    }
-    let record: Record = serde_json::from_slice(payload).map_err(unreadable)?;
-    Ok(NewVote {
-        session_id: record.session,
-        message_id: record.message_id,
-        side: match record.side {
-            RecordSide::For => Side::For,
-            RecordSide::Against => Side::Against,
-        },
-        weight: record.weight,
-        t: Millis(record.t),
-        viewer: record.viewer,
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    /// As the first release with a queue wrote it: what waits there outlives an update.
-    const FIXTURE: &str = include_str!("../../tests/fixtures/spilled_vote_v1.json");
-
-    fn vote() -> NewVote {
-        NewVote {
-            session_id: Uuid::from_u128(0x0190_0000_0000_7000_8000_0000_0000_00ff),
-            message_id: "3f1c\u{fffd}\"-\u{1f600}".into(),
-            side: Side::Against,
-            weight: 0.1 + 0.2,
-            t: Millis(1_763_700_000_123),
-            viewer: "ab12".into(),
-        }
-    }
-
-    #[test]
-    fn a_vote_of_the_first_format_is_read() {
-        assert_eq!(decoded(FIXTURE.trim().as_bytes()), Ok(vote()));
-    }
-
-    #[test]
-    fn a_vote_is_written_in_the_first_format() {
-        assert_eq!(String::from_utf8(encoded(&vote()).unwrap()).unwrap(), FIXTURE.trim());
-    }
-
-    #[test]
-    fn what_cannot_be_read_says_why() {
-        let reason = |payload: &str| decoded(payload.as_bytes()).unwrap_err();
-        assert!(reason("").starts_with("the entry is unreadable"), "{}", reason(""));
-        assert!(reason(r#"{"version":1}"#).contains("session"), "{}", reason(r#"{"version":1}"#));
-        assert_eq!(reason(r#"{"version":2}"#), "the entry has format 2; this release reads 1");
-    }
 
     #[test]
     fn only_a_server_that_syncs_before_it_answers_and_evicts_nothing_is_durable() {

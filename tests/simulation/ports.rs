@@ -369,6 +369,10 @@ impl SpillPort for Line {
         self.queue_durable.load(Ordering::Relaxed)
     }
 
+    fn is_fleeting(&self) -> bool {
+        false
+    }
+
     async fn probe(&self) -> Result<Depth, HotError> {
         expect_answer!(self.queue(QueueCall::Probe).await?, QueueAnswer::Depth(depth) => depth)
     }

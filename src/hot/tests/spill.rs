@@ -75,8 +75,9 @@ async fn a_server_is_durable_only_with_all_of_its_settings() {
     ] {
         set(&server, name, bad).await;
         spill.probe().await.unwrap();
-        assert!(!spill.is_durable(), "{name} {bad}");
-        spill.push(&[vote("m1")]).await.unwrap_err();
+        assert!(spill.is_fleeting() && !spill.is_durable(), "{name} {bad}");
+        let refused = spill.push(&[vote("m1")]).await;
+        assert!(matches!(&refused, Err(HotError::Fleeting(why)) if why.contains(name)), "{refused:?}");
         let _: String = raw(&server, &["FLUSHALL"]).await;
         set(&server, name, good).await;
         spill.probe().await.unwrap();
@@ -94,29 +95,41 @@ async fn the_operators_word_stands_where_a_server_does_not_tell_its_settings() {
     trusted.probe().await.unwrap();
     assert_eq!((asked.is_durable(), trusted.is_durable()), (false, true));
     trusted.push(&[vote("m1")]).await.unwrap();
+    assert!(matches!(asked.push(&[]).await, Err(HotError::Fleeting(_))));
     let distrusted = spill_by(&server, Durability::No);
     assert_eq!(distrusted.probe().await.unwrap(), Depth { waiting: 1, dead_letters: 0 });
     assert!(!distrusted.is_durable());
+    assert!(matches!(distrusted.push(&[vote("m2")]).await, Err(HotError::Fleeting(_))));
 }
 
 #[tokio::test]
-async fn another_server_behind_the_same_url_is_not_durable_until_it_was_asked() {
+async fn a_server_that_was_restarted_takes_votes_before_it_is_asked_again() {
     let mut server = Server::start_with(DURABLE).await;
-    let (spill, hot) = {
-        let options =
-            SpillOptions { instance_id: Uuid::new_v4(), entries_max: 3, durability: Durability::Ask };
-        let hot = server.hot();
-        (Spill::new(hot.clone(), &options), hot)
-    };
+    let hot = server.hot();
+    let options = SpillOptions { instance_id: Uuid::new_v4(), entries_max: 3, durability: Durability::Ask };
+    let spill = Spill::new(hot.clone(), &options);
+    spill.probe().await.unwrap();
+    server.stop();
+    let _server = server.start_again().await;
+    // Another call found out first, and made the connections anew.
+    until(async || hot.probe().await.is_ok()).await;
+    spill.push(&[vote("m1")]).await.unwrap();
+    assert_eq!(votes(&spill.take(9).await.unwrap()), [&vote("m1")]);
+}
+
+#[tokio::test]
+async fn another_server_behind_the_same_url_takes_no_votes_unless_it_is_durable_too() {
+    let mut server = Server::start_with(DURABLE).await;
+    let spill = spill(&server);
     spill.probe().await.unwrap();
     server.stop();
     server.options = &[];
-    let _server = server.start_again().await;
-    until(async || hot.probe().await.is_ok()).await;
-    assert!(!spill.is_durable());
-    spill.push(&[vote("m1")]).await.unwrap_err();
+    let server = server.start_again().await;
+    until(async || server.hot().probe().await.is_ok()).await;
+    let refused = spill.push(&[vote("m1")]).await;
+    assert!(matches!(&refused, Err(HotError::Fleeting(why)) if why.contains("appendonly")), "{refused:?}");
     spill.probe().await.unwrap();
-    assert!(!spill.is_durable());
+    assert!(spill.is_fleeting() && !spill.is_durable());
 }
 
 #[tokio::test]
@@ -176,7 +189,7 @@ async fn a_cluster_is_durable_only_by_the_operators_word_and_serves_the_queue() 
         assert_eq!(spill.is_durable(), wanted);
         assert_eq!(spill.push(&[vote("m1")]).await.is_ok(), wanted);
         let taken = spill.take(9).await.unwrap();
-        assert_eq!(votes(&taken), [&vote("m1")]);
+        assert_eq!(votes(&taken), vec![&vote("m1"); usize::from(wanted)]);
         spill.settle(&ids(&taken)).await.unwrap();
     }
 }
