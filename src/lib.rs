@@ -18,7 +18,10 @@ pub mod telemetry;
 /// streamers. No IO, no clock.
 pub mod domain;
 
-/// What Twitch sends: signatures, EventSub messages, and a simulated Twitch.
+/// Secrets at rest and in browsers: what is sealed, what is signed.
+pub mod security;
+
+/// Twitch: signatures and EventSub messages that it sends, the calls of its API, and a simulated Twitch.
 pub mod twitch;
 
 /// PostgreSQL, the truth: events, heads of sessions, and their order.

@@ -3,7 +3,8 @@
 //! Reading order: [`options`] (what is asked for), [`mood`] (what a chat feels, when), `crowd` (who is
 //! there), `chatter` (what they write), `message` (a chat message in Twitch's full documented shape),
 //! [`traffic`] (all of it together, signed), [`plan`] (when each notification is sent, again or late),
-//! [`send`] (sending at that pace, whatever the answers), [`report`] (what became of it). All but `send` is pure and follows from the seed.
+//! [`send`] (sending at that pace, whatever the answers), [`report`] (what became of it). All
+//! these but `send` are pure and follow from the seed. [`platform`] is the rest of Twitch: sign-in, API, deliveries.
 
 mod chatter;
 mod crowd;
@@ -11,6 +12,7 @@ mod message;
 pub mod mood;
 pub mod options;
 pub mod plan;
+pub mod platform;
 pub mod report;
 pub mod send;
 pub mod traffic;
@@ -29,6 +31,8 @@ pub enum SimulatorError {
     Secret(#[from] super::signature::SecretError),
     #[error("the HTTP client can't be made: {0}")]
     Client(#[from] reqwest::Error),
+    #[error("can't listen: {0}")]
+    Listen(std::io::Error),
 }
 
 #[cfg(test)]
