@@ -1,24 +1,44 @@
 //! `chatpulse demo`: the whole product on one machine, with a streamer whose chat votes by itself.
 
+mod chat;
+mod secrets;
+
 use std::io::Write;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use rand::Rng;
-use tokio::sync::Notify;
-
+use self::secrets::Secrets;
 use crate::domain::config::Config;
-use crate::domain::streamer::Profile;
+use crate::domain::streamer::{Profile, Streamer};
 use crate::journal::JournalError;
 use crate::journal::streamers::ChangeError;
 use crate::local::{LocalError, Servers};
 use crate::run::{self, Listeners, RunError};
-use crate::settings::{self, Needs, Report, Settings};
+use crate::settings::{self, Needs, Report, Secret, Settings};
+use crate::twitch::simulator::platform::{Account, Platform, PlatformOptions};
 use crate::twitch::simulator::{self, SimulatorError};
+use rand::Rng;
 
-/// The demo streamer's id on the simulated Twitch.
+/// The demo's streamer on the simulated Twitch.
 const STREAMER_ID: &str = "700000001";
+const STREAMER_LOGIN: &str = "demo_streamer";
+const STREAMER_NAME: &str = "Demo Streamer";
+const STREAMER_SCOPES: &[&str] = &["channel:bot"];
+/// The account that reads the chat there.
+const BOT_ID: &str = "900000000";
+const BOT_SCOPES: &[&str] = &["user:read:chat", "user:bot", "user:write:chat"];
+/// The application there.
+const CLIENT_ID: &str = "chatpulse_demo";
+/// The settings that name Twitch, in the order in which [`start_twitch`] gives them.
+const TWITCH_SETTINGS: [&str; 6] = [
+    "CHATPULSE_TWITCH__CLIENT_ID",
+    "CHATPULSE_TWITCH__CLIENT_SECRET",
+    "CHATPULSE_TWITCH__BOT_USER_ID",
+    "CHATPULSE_TWITCH__HELIX_URL",
+    "CHATPULSE_TWITCH__OAUTH_URL",
+    "CHATPULSE_TWITCH__EVENTSUB_URL",
+];
 /// Where the demo listens, if the port is free.
 const PORT: u16 = 8080;
 const OPS_PORT: u16 = 9464;
@@ -57,6 +77,10 @@ pub enum DemoError {
         "only one of DATABASE_URL and REDIS_URL is set; set both to use your servers, or none for private ones"
     )]
     HalfGiven,
+    #[error("the simulated Twitch: {0}")]
+    Twitch(String),
+    #[error("the demo's secrets can't be kept: {0}")]
+    Secrets(std::io::Error),
     #[error("no program to start the private servers with: {0}")]
     Program(std::io::Error),
 }
@@ -73,7 +97,12 @@ pub async fn run(
     let mut environment = environment;
     // Dropped last: the servers go after everything that uses them.
     let _servers = local_servers(&options, &mut environment)?;
-    let (listeners, settings) = prepare(&mut environment)?;
+    choose_addresses(&mut environment);
+    keep_secrets(&options, &mut environment)?;
+    let public_url = load(&environment)?.http.public_url.to_string();
+    let platform = start_twitch(&public_url, &mut environment).await?;
+    let settings = Arc::new(load(&environment)?);
+    let listeners = Listeners::bind(&settings)?;
     let migrated = run::migrate(&settings).await?;
     if !migrated.applied.is_empty() {
         say(&format!("The database is ready (schema version {}).", migrated.version));
@@ -81,15 +110,24 @@ pub async fn run(
     let journal = run::journal(&settings, uuid::Uuid::now_v7())?;
     let profile = Profile {
         twitch_user_id: STREAMER_ID.into(),
-        login: "demo_streamer".into(),
-        display_name: "Demo Streamer".into(),
+        login: STREAMER_LOGIN.into(),
+        display_name: STREAMER_NAME.into(),
     };
     let (streamer, _) = journal.register(profile, demo_config(), "demo").await?;
+    let traffic = traffic(&options, &streamer);
+    traffic.check()?;
+    let ready = || announce(&public_url, streamer.overlay_uuid, &settings);
+    let served = tokio::select! {
+        served = run::run(Arc::clone(&settings), listeners, ready, shutdown) => served.map_err(DemoError::from),
+        chatted = chat::run(&platform, &traffic) => chatted.map_err(DemoError::from),
+    };
+    platform.stop().await;
+    say("Stopped. The data stays; `make run` goes on with it.");
+    served
+}
 
-    let public_url = settings.http.public_url.to_string();
-    let address = listeners.public.local_addr().map_err(RunError::from)?;
-    let secret = settings.twitch.webhook_secret.clone();
-    let traffic = simulator::Options {
+fn traffic(options: &DemoOptions, streamer: &Streamer) -> simulator::Options {
+    simulator::Options {
         rate: options.rate,
         channels: options.channels,
         viewers: VIEWERS,
@@ -99,25 +137,43 @@ pub async fn run(
         against_words: streamer.config.config.against_triggers.clone(),
         seed: rand::rng().next_u64(),
         quiet: true,
-        ..simulator::Options::new(
-            format!("http://{}/webhooks/eventsub", on_this_machine(address)),
-            secret.as_ref().map(|secret| secret.expose().clone()).unwrap_or_default(),
-        )
-    };
-    traffic.check()?;
-
-    let stop = Arc::new(Notify::new());
-    let chat_stop = Arc::clone(&stop);
-    let chat = actix::spawn(async move { simulator::run(traffic, chat_stop.notified()).await });
-    let settings = Arc::new(settings);
-    let ready = || announce(&public_url, streamer.overlay_uuid, &settings);
-    let served = run::run(Arc::clone(&settings), listeners, ready, shutdown).await;
-    stop.notify_one();
-    if let Ok(Err(error)) = chat.await {
-        tracing::warn!(%error, "the simulated chat failed");
+        // Neither is used: what is written is said on the simulated Twitch, which signs it.
+        ..simulator::Options::new("http://127.0.0.1/", "not used by the demo")
     }
-    say("Stopped. The data stays; `make run` goes on with it.");
-    Ok(served?)
+}
+
+/// Starts a Twitch of our own, where the streamer and the bot have allowed everything, and names it in the settings.
+async fn start_twitch(
+    public_url: &str,
+    environment: &mut Vec<(String, String)>,
+) -> Result<Platform, DemoError> {
+    let secret = random_secret();
+    let mut options = PlatformOptions::new(CLIENT_ID, Secret::new(secret.clone()));
+    options.redirect_uris = vec![format!("{public_url}/auth/callback")];
+    options.accounts = vec![
+        Account { display_name: STREAMER_NAME.into(), ..Account::new(STREAMER_ID, STREAMER_LOGIN) },
+        Account::new(BOT_ID, "chatpulse_bot"),
+    ];
+    let platform = Platform::start(options).await?;
+    for (user, scopes) in [(STREAMER_ID, STREAMER_SCOPES), (BOT_ID, BOT_SCOPES)] {
+        platform.grant(user, scopes).map_err(|refusal| DemoError::Twitch(refusal.to_string()))?;
+    }
+    // Whatever was given: the demo plays Twitch itself.
+    environment.retain(|(key, _)| !TWITCH_SETTINGS.contains(&key.as_str()));
+    environment.extend(
+        TWITCH_SETTINGS
+            .into_iter()
+            .zip([
+                CLIENT_ID.to_owned(),
+                secret,
+                BOT_ID.to_owned(),
+                platform.helix_url(),
+                platform.oauth_url(),
+                platform.eventsub_url(),
+            ])
+            .map(|(key, value)| (key.to_owned(), value)),
+    );
+    Ok(platform)
 }
 
 /// Private servers, unless the environment names others.
@@ -147,22 +203,31 @@ fn local_servers(
     Ok(Some(servers))
 }
 
-/// Listens on the usual ports, or on free ones, and makes up the secrets that are not given.
-fn prepare(environment: &mut Vec<(String, String)>) -> Result<(Listeners, Settings), DemoError> {
-    let mut default = |key: &str, value: String| {
-        if !environment.iter().any(|(known, _)| known == key) {
-            environment.push((key.into(), value));
-        }
-    };
-    let address = free_address(PORT);
-    default("CHATPULSE_HTTP__BIND", address.to_string());
-    default("CHATPULSE_OPS__BIND", free_address(OPS_PORT).to_string());
-    default("CHATPULSE_TWITCH__WEBHOOK_SECRET", random_secret());
-    default("CHATPULSE_ADMIN__BOOTSTRAP_TOKEN", random_secret());
-    let loaded =
-        settings::load(Needs::Everything, None, environment.iter().cloned()).map_err(DemoError::Settings)?;
-    let listeners = Listeners::bind(&loaded.settings)?;
-    Ok((listeners, loaded.settings))
+fn load(environment: &[(String, String)]) -> Result<Settings, DemoError> {
+    let loaded = settings::load(Needs::Everything, None, environment.iter().cloned());
+    Ok(loaded.map_err(DemoError::Settings)?.settings)
+}
+
+/// The usual ports, or free ones, where none are given.
+fn choose_addresses(environment: &mut Vec<(String, String)>) {
+    default(environment, "CHATPULSE_HTTP__BIND", || free_address(PORT).to_string());
+    default(environment, "CHATPULSE_OPS__BIND", || free_address(OPS_PORT).to_string());
+}
+
+/// Secrets where none are given.
+fn keep_secrets(options: &DemoOptions, environment: &mut Vec<(String, String)>) -> Result<(), DemoError> {
+    let secrets = Secrets::of(&options.data_dir).map_err(DemoError::Secrets)?;
+    default(environment, "CHATPULSE_TWITCH__WEBHOOK_SECRET", || secrets.webhook_secret);
+    default(environment, "CHATPULSE_ADMIN__BOOTSTRAP_TOKEN", || secrets.bootstrap_token);
+    default(environment, "CHATPULSE_SECURITY__SESSION_KEY", || secrets.session_key);
+    default(environment, "CHATPULSE_SECURITY__ENCRYPTION_KEYS", || secrets.encryption_key);
+    Ok(())
+}
+
+fn default(environment: &mut Vec<(String, String)>, key: &str, value: impl FnOnce() -> String) {
+    if !environment.iter().any(|(known, _)| known == key) {
+        environment.push((key.into(), value()));
+    }
 }
 
 /// The address with this port on the loopback, or with a free one when it is taken.
@@ -174,14 +239,6 @@ fn free_address(port: u16) -> SocketAddr {
     let free = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).and_then(|listener| listener.local_addr());
     free.inspect(|free| say(&format!("Port {port} is in use; taking {} instead.", free.port())))
         .unwrap_or(wanted)
-}
-
-/// Where a listener is reached from this machine.
-fn on_this_machine(mut address: SocketAddr) -> SocketAddr {
-    if address.ip().is_unspecified() {
-        address.set_ip(Ipv4Addr::LOCALHOST.into());
-    }
-    address
 }
 
 fn random_secret() -> String {
@@ -204,6 +261,7 @@ fn announce(public_url: &str, overlay_uuid: uuid::Uuid, settings: &Settings) {
     say(&format!(
         "\nChatPulse is running, with a simulated Twitch whose chat votes by itself.\n\n\
          \x20 Overlay    {public_url}/overlay/{overlay_uuid}\n\
+         \x20 Dashboard  {public_url}/dashboard   (sign in as {STREAMER_NAME})\n\
          \x20 Home       {public_url}/\n\
          \x20 Admin API  {public_url}/admin/api/v1/streamers\n\
          \x20            Authorization: Bearer {token}\n\

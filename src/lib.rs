@@ -33,6 +33,9 @@ pub mod hot;
 /// What is alive in an instance: sessions, overlay sockets, the group commit, the supervisor.
 pub mod actors;
 
+/// Keeping Twitch and us in line: tokens, the conduit, subscriptions.
+pub mod reconcile;
+
 /// Routes and answers: the only room where errors become statuses.
 pub mod http;
 
@@ -41,6 +44,9 @@ pub mod run;
 
 /// Private PostgreSQL and Redis servers for `make run` and the tests; knows no other room.
 pub mod local;
+
+/// `chatpulse doctor`: looks at everything that votes need, and says what to do.
+pub mod doctor;
 
 /// `chatpulse demo`: all of it on one machine, with a chat that votes by itself.
 pub mod demo;

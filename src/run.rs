@@ -1,44 +1,47 @@
 //! Builds all rooms and runs one instance, for the program and for tests alike.
 
+mod servers;
+pub mod twitch;
+
 use std::collections::HashSet;
 use std::future::Future;
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use actix::{Actor, Addr};
-use actix_web::dev::{Server, ServerHandle};
-use actix_web::middleware::from_fn;
+use actix_web::dev::ServerHandle;
 use actix_web::web::Data;
-use actix_web::{App, HttpServer};
-use socket2::{Domain, SockRef, Socket, Type};
 use tokio_postgres::Config;
 use uuid::Uuid;
 
+pub use self::servers::Listeners;
 use crate::actors::committer::Committer;
 use crate::actors::feed::{self, Feed};
 use crate::actors::lookup::Lookup;
 use crate::actors::places::Places;
-use crate::actors::services::{ActorOptions, LoggedSubscriptions, Ports, Services};
+use crate::actors::retract::Retractor;
+use crate::actors::services::{ActorOptions, Ports, Services};
 use crate::actors::supervisor::{Drain, Supervisor};
 use crate::actors::upkeep;
+use crate::domain::audience::Audience;
+use crate::hot::cache::Cache;
 use crate::hot::limits::Limits;
+use crate::hot::replies::{ChatLimits, Replies};
 use crate::hot::spill::{Durability, Spill, SpillOptions};
 use crate::hot::{Hot, HotError, HotOptions};
-use crate::http;
 use crate::http::state::State;
 use crate::journal::clock::DatabaseClock;
 use crate::journal::{Journal, JournalError, JournalOptions, migrations};
+use crate::reconcile::{ReconcileError, Twitch};
+use crate::security::ticket::TicketSigner;
 use crate::settings::sections::{QueueDurability, Redis};
-use crate::settings::{RedisUrl, Settings, Transport};
+use crate::settings::{RedisUrl, Settings};
 use crate::telemetry::metrics::Metrics;
+use crate::twitch::client::TwitchError;
 use crate::twitch::signature::{SecretError, Secrets};
 
-/// Connections that may wait to be accepted: many overlays come back at once after a restart.
-const BACKLOG: i32 = 4096;
-/// Connections of one worker at most; below the usual limit of open files.
-const CONNECTIONS_PER_WORKER: usize = 9_000;
 /// Connections to PostgreSQL for votes, the lease and the directory's feed, beside the pool.
 const VOTE_CONNECTIONS: usize = 6;
 /// With so many threads for HTTP or fewer, session actors share the committer's: more threads than cores only
@@ -46,17 +49,14 @@ const VOTE_CONNECTIONS: usize = 6;
 const FEW_WORKERS: usize = 2;
 /// Connecting to Redis, and its sign of life: a server that takes longer counts as away.
 const REDIS_CONNECT_MAX: Duration = Duration::from_millis(500);
-/// The share of the drain time in which requests under way are answered, after overlays were closed.
-const REQUESTS_SHARE: f64 = 0.3;
 /// For tests, in builds with debug assertions only: see [`ActorOptions::panic_on_message`].
 const PANIC_ON_MESSAGE: &str = "PANIC_ON_MESSAGE";
-/// Requests of the ops listener that are under way at the end have so long.
-const OPS_SHUTDOWN_SECONDS: u64 = 1;
+/// What a person waits for Redis without noticing.
+const PERSON_WAITS: Duration = Duration::from_millis(500);
 /// Between two looks whether the supervisor lives.
 const SUPERVISOR_LOOK: Duration = Duration::from_secs(1);
 /// Between two looks for the limits' Redis.
 const LIMITS_PROBE: Duration = Duration::from_secs(1);
-const KEEP_ALIVE: Duration = Duration::from_secs(75);
 
 /// Why an instance does not run.
 #[derive(Debug, thiserror::Error)]
@@ -67,58 +67,18 @@ pub enum RunError {
     Journal(#[from] JournalError),
     #[error("Redis: {0}")]
     Hot(#[from] HotError),
-    #[error("twitch.transport is \"websocket\", which this release can't use; write \"webhook\"")]
-    Transport,
     #[error("twitch.webhook_secret: {0}")]
     Secret(#[from] SecretError),
+    #[error(transparent)]
+    Reconcile(#[from] ReconcileError),
+    #[error("twitch: {0}")]
+    Twitch(#[from] TwitchError),
     #[error("metrics: {0}")]
     Metrics(#[from] prometheus::Error),
     #[error("the supervisor failed; start this instance again")]
     Supervisor,
     #[error("the HTTP server failed: {0}")]
     Http(#[from] std::io::Error),
-}
-
-/// The sockets that an instance listens on.
-pub struct Listeners {
-    pub public: TcpListener,
-    pub ops: TcpListener,
-}
-
-impl Listeners {
-    /// Listens on the addresses of the settings.
-    ///
-    /// # Errors
-    /// [`RunError::Listen`] that says which address is taken or can't be had.
-    pub fn bind(settings: &Settings) -> Result<Listeners, RunError> {
-        Ok(Listeners {
-            public: listen(settings.http.bind, "http.bind")?,
-            ops: listen(settings.ops.bind, "ops.bind")?,
-        })
-    }
-}
-
-fn listen(address: SocketAddr, setting: &'static str) -> Result<TcpListener, RunError> {
-    let try_listen = || {
-        let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
-        socket.set_reuse_address(true)?;
-        socket.set_nonblocking(true)?;
-        socket.bind(&address.into())?;
-        socket.listen(BACKLOG)?;
-        Ok(TcpListener::from(socket))
-    };
-    try_listen().map_err(|error: std::io::Error| {
-        let reason = match error.kind() {
-            std::io::ErrorKind::AddrInUse => {
-                "the port is in use; end the program that uses it, or choose another one".into()
-            }
-            std::io::ErrorKind::PermissionDenied => {
-                "no right to use this port; choose one above 1023, or run with the right to".into()
-            }
-            _ => error.to_string(),
-        };
-        RunError::Listen { address, setting, reason }
-    })
 }
 
 /// Brings the schema to the newest version, and grants the application's role what it needs.
@@ -170,49 +130,35 @@ pub async fn run(
     ready: impl FnOnce(),
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), RunError> {
-    if settings.twitch.transport == Transport::Websocket {
-        return Err(RunError::Transport);
-    }
-    let Parts { services, journal, spill, limits } = parts(&settings).await?;
+    let parts = parts(&settings).await?;
+    let services = Arc::clone(&parts.services);
     let feed = Arc::new(Feed::new(Arc::clone(&services)));
     feed.refresh().await?;
     upkeep::renew_lease(&services, true).await;
     // What can stand in for another part has to be known before the first vote; away, it is found later.
-    let _ = tokio::join!(services.hot.probe(), spill.probe());
+    let _ =
+        tokio::join!(services.hot.probe(), parts.spill.probe(), parts.limits.probe(), parts.cache.probe());
     let committer = Committer::start(Arc::clone(&services));
-    let supervisor = Supervisor::new(Arc::clone(&services), committer, Arc::clone(&feed)).start();
+    let supervisor = Supervisor::new(services, committer, Arc::clone(&feed)).start();
     actix::spawn(feed::listen_always(
         settings.database.url.expose().to_owned(),
         journal_options(&settings),
         Arc::clone(&feed),
     ));
-
-    actix::spawn(look_for_limits(limits.clone()));
-    let state = Data::new(State {
-        lookup: Lookup::start(Arc::clone(&services)),
-        services,
-        journal,
-        spill,
-        limits,
-        supervisor: supervisor.clone(),
-        feed,
-        public_url: settings.http.public_url.to_string(),
-        webhook_secrets: Secrets::new(settings.twitch.webhook_secrets().map(|secret| secret.expose()))?,
-        draining: Arc::new(AtomicBool::new(false)),
-        places: Places::new(settings.limits.overlays_per_ip_max),
-        unknown_types: Mutex::new(HashSet::new()),
-        settings: Arc::clone(&settings),
-    });
+    actix::spawn(look_for_limits(parts.limits.clone()));
+    actix::spawn(look_for_cache(parts.cache.clone()));
+    let state = Data::new(state(Arc::clone(&settings), parts, supervisor.clone(), feed)?);
     let addresses = (listeners.public.local_addr()?, listeners.ops.local_addr()?);
-    let public = public_server(&settings, state.clone(), listeners.public)?;
-    let ops = ops_server(state.clone(), listeners.ops)?;
+    let public = servers::public_server(&settings, state.clone(), listeners.public)?;
+    let ops = servers::ops_server(state.clone(), listeners.ops)?;
     let handles = [public.handle(), ops.handle()];
-    let mut servers = actix::spawn(async move { tokio::try_join!(public, ops).map(|_| ()) });
+    let mut serving = actix::spawn(async move { tokio::try_join!(public, ops).map(|_| ()) });
     tracing::info!(public = %addresses.0, ops = %addresses.1, "ready");
+    twitch::start(&state);
     ready();
 
     tokio::select! {
-        ended = &mut servers => return Ok(ended.map_err(std::io::Error::other)??),
+        ended = &mut serving => return Ok(ended.map_err(std::io::Error::other)??),
         () = end_of(supervisor.clone()) => return Err(RunError::Supervisor),
         () = shutdown => {}
     }
@@ -222,10 +168,45 @@ pub async fn run(
     if tokio::time::timeout(settings.http.drain, supervisor.send(Drain)).await.is_err() {
         tracing::warn!("not all sessions could be released in time; their leases will lapse");
     }
+    if let Some(twitch) = &state.twitch {
+        twitch.leave_duties().await;
+    }
     stop(handles).await;
-    servers.await.map_err(std::io::Error::other)??;
+    serving.await.map_err(std::io::Error::other)??;
     tracing::info!("stopped");
     Ok(())
+}
+
+fn state(
+    settings: Arc<Settings>,
+    parts: Parts,
+    supervisor: Addr<Supervisor>,
+    feed: Arc<Feed>,
+) -> Result<State, RunError> {
+    let Parts { services, journal, spill, limits, cache, replies, twitch } = parts;
+    Ok(State {
+        lookup: Lookup::start(Arc::clone(&services)),
+        retractor: Retractor::new(Arc::clone(&services), journal.clone()),
+        services,
+        journal,
+        spill,
+        audience: Audience::new(&settings.chat.ignored_users, settings.twitch.bot_user_id.as_deref()),
+        chat_limits: ChatLimits::new(limits.clone(), settings.chat.replies_per_30_seconds),
+        limits,
+        cache,
+        replies,
+        signer: settings.security.session_key.clone().map(TicketSigner::new),
+        twitch,
+        supervisor,
+        feed,
+        public_url: settings.http.public_url.to_string(),
+        loopback: twitch::is_loopback(&settings.http.public_url),
+        webhook_secrets: Secrets::new(settings.twitch.webhook_secrets().map(|secret| secret.expose()))?,
+        draining: Arc::new(AtomicBool::new(false)),
+        places: Places::new(settings.limits.overlays_per_ip_max),
+        unknown_types: Mutex::new(HashSet::new()),
+        settings,
+    })
 }
 
 /// Ends when the supervisor has died, without which nothing goes on.
@@ -250,6 +231,14 @@ async fn look_for_limits(limits: Limits) {
     }
 }
 
+/// Looks whether the cache's Redis is there for browsers, too. Who looks for the sessions' one says so in the log.
+async fn look_for_cache(cache: Cache) {
+    loop {
+        let _ = cache.probe().await;
+        tokio::time::sleep(LIMITS_PROBE).await;
+    }
+}
+
 async fn stop(handles: [ServerHandle; 2]) {
     let [public, ops] = handles;
     tokio::join!(public.stop(true), ops.stop(true));
@@ -261,6 +250,9 @@ struct Parts {
     journal: Journal,
     spill: Spill,
     limits: Limits,
+    cache: Cache,
+    replies: Replies,
+    twitch: Option<Arc<Twitch>>,
 }
 
 async fn parts(settings: &Settings) -> Result<Parts, RunError> {
@@ -284,15 +276,18 @@ async fn parts(settings: &Settings) -> Result<Parts, RunError> {
         hot: Arc::new(Hot::connect(&redis_options(redis, &redis.url))?),
         spill: Some(Arc::new(spill.clone())),
     };
-    let limits = Limits::new(Hot::connect(&redis_options(redis, &redis.rate_limit_url))?);
+    let limits = Limits::new(Hot::connect(&patient(redis, &redis.rate_limit_url))?);
     let clock = Arc::new(DatabaseClock::default());
     metrics.started_at_seconds.set(clock.now().0 as f64 / 1000.0);
-    let subscriptions = Box::new(LoggedSubscriptions);
-    let services = Services::new(actor_options(settings), ports, clock, metrics, subscriptions);
-    Ok(Parts { services: Arc::new(services), journal, spill, limits })
+    let services = Arc::new(Services::new(actor_options(settings), ports, clock, metrics));
+    let twitch = twitch::build(settings, &journal, &services)?;
+    // Connections of their own: their time-outs are none of the votes'.
+    let cache = Cache::new(Hot::connect(&patient(redis, &redis.url))?);
+    let replies = Replies::new(Hot::connect(&patient(redis, &redis.queue_url))?, instance_id);
+    Ok(Parts { services, journal, spill, limits, cache, replies, twitch })
 }
 
-fn spill(redis: &Redis, instance_id: Uuid) -> Result<Spill, HotError> {
+pub(crate) fn spill(redis: &Redis, instance_id: Uuid) -> Result<Spill, HotError> {
     let durability = match redis.queue_is_durable {
         QueueDurability::Ask => Durability::Ask,
         QueueDurability::Yes => Durability::Yes,
@@ -304,7 +299,13 @@ fn spill(redis: &Redis, instance_id: Uuid) -> Result<Spill, HotError> {
     Spill::connect(&HotOptions { command_timeout: redis.queue_timeout, ..server }, &options)
 }
 
-fn redis_options(redis: &Redis, url: &RedisUrl) -> HotOptions {
+/// As [`redis_options`], for what a person or a chat waits for rather than a vote.
+fn patient(redis: &Redis, url: &RedisUrl) -> HotOptions {
+    let options = redis_options(redis, url);
+    HotOptions { command_timeout: options.command_timeout.max(PERSON_WAITS), ..options }
+}
+
+pub(crate) fn redis_options(redis: &Redis, url: &RedisUrl) -> HotOptions {
     HotOptions {
         urls: url.expose().map(str::to_owned).collect(),
         pool_size: redis.pool_size,
@@ -332,40 +333,4 @@ fn actor_options(settings: &Settings) -> ActorOptions {
         arbiters: if settings.http.workers <= FEW_WORKERS { 0 } else { settings.http.workers / 2 },
         panic_on_message: std::env::var(PANIC_ON_MESSAGE).ok().filter(|_| cfg!(debug_assertions)),
     }
-}
-
-fn public_server(settings: &Settings, state: Data<State>, listener: TcpListener) -> std::io::Result<Server> {
-    let tcp_user_timeout = settings.overlay.tcp_user_timeout;
-    let server = HttpServer::new(move || {
-        App::new().app_data(state.clone()).wrap(from_fn(http::request_id::follow)).configure(http::public)
-    })
-    .workers(settings.http.workers)
-    .max_connections(CONNECTIONS_PER_WORKER)
-    .client_request_timeout(settings.limits.header_timeout)
-    .keep_alive(KEEP_ALIVE)
-    .shutdown_timeout(settings.http.drain.mul_f64(REQUESTS_SHARE).as_secs().max(1))
-    .disable_signals()
-    .on_connect(move |connection, data| {
-        http::unread::prepare(connection, data);
-        let Some(stream) = connection.downcast_ref::<actix_web::rt::net::TcpStream>() else { return };
-        let socket = SockRef::from(stream);
-        // Frames are small and due now; and a peer that no longer takes any must be noticed. Where
-        // a system lacks these options it works without them.
-        let _ = socket.set_tcp_nodelay(true);
-        let _ = socket.set_tcp_user_timeout(Some(tcp_user_timeout));
-    })
-    .listen(listener)?;
-    Ok(server.run())
-}
-
-fn ops_server(state: Data<State>, listener: TcpListener) -> std::io::Result<Server> {
-    let server = HttpServer::new(move || {
-        App::new().app_data(state.clone()).wrap(from_fn(http::request_id::follow)).configure(http::ops)
-    })
-    .workers(1)
-    .shutdown_timeout(OPS_SHUTDOWN_SECONDS)
-    .disable_signals()
-    .on_connect(http::unread::prepare)
-    .listen(listener)?;
-    Ok(server.run())
 }

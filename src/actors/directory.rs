@@ -1,6 +1,7 @@
 //! Which broadcasters have a live session, with what the vote's way needs of each, and which
 //! session actors run on this instance. Read by every message of chat, written seldom.
 
+use std::cmp::Ordering::{Equal, Less};
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
@@ -33,8 +34,12 @@ pub struct LiveEntry {
     pub overlay_uuid: Uuid,
     pub session_id: Uuid,
     pub ordinal: i64,
+    /// While it is paused, chat does not vote.
+    pub paused: bool,
     /// The version of the streamer's stream, which grows with each rotation and config change.
     streamer_version: i64,
+    /// The version of the session's stream when this was read, which grows with each pause and its end.
+    session_version: i64,
     pub config: VersionedConfig,
     /// The config as Redis keeps it.
     pub config_json: String,
@@ -57,12 +62,24 @@ impl LiveEntry {
             session_id: live.session_id,
             streamer_version: streamer.version,
             ordinal: live.head.ordinal,
+            session_version: live.head.version,
+            paused: live.paused,
             // Serialising strings and numbers has no way to fail.
             config_json: serde_json::to_string(&ConfigRecord::from(&streamer.config)).unwrap_or_default(),
             triggers: Triggers::of(&streamer.config.config),
             config: streamer.config.clone(),
             viewer_key: Hmac::new(&viewer_key.into()),
         })
+    }
+
+    /// Whether this was read before `known`, an entry of the same streamer.
+    fn is_older_than(&self, known: &LiveEntry) -> bool {
+        let versions = |entry: &LiveEntry| (entry.streamer_version, entry.ordinal);
+        match versions(self).cmp(&versions(known)) {
+            // A server that has taken over and lacks the newest session gives its ordinal to another one.
+            Equal => self.session_id == known.session_id && self.session_version < known.session_version,
+            order => order == Less,
+        }
     }
 
     /// A viewer as the journal keeps them: a hash under the session's key, in hex.
@@ -120,7 +137,7 @@ struct Ended {
 }
 
 impl Live {
-    /// Whether `entry` was read before what is known. Both numbers only grow, together.
+    /// Whether `entry` was read before what is known. The versions and ordinals only grow, together.
     fn is_outdated(&self, entry: &Entry, fresh: Option<&LiveEntry>) -> bool {
         let version = entry.streamer.version;
         let known = self.by_streamer.get(&entry.streamer.id);
@@ -129,7 +146,7 @@ impl Live {
             None => known
                 .is_some_and(|known| version < known.streamer_version || entry.last_ordinal < known.ordinal),
             Some(fresh) => {
-                known.is_some_and(|known| (version, fresh.ordinal) < (known.streamer_version, known.ordinal))
+                known.is_some_and(|known| fresh.is_older_than(known))
                     || ended.is_some_and(|ended| {
                         version < ended.streamer_version || fresh.ordinal <= ended.ordinal
                     })
@@ -223,6 +240,7 @@ impl Directory {
             streamer_versions: sum.streamer_versions + entry.streamer_version,
             config_versions: sum.config_versions + entry.config.version,
             ordinals: sum.ordinals + entry.ordinal,
+            paused: sum.paused + i64::from(entry.paused),
         })
     }
 
@@ -232,14 +250,15 @@ impl Directory {
             known.streamer_version < journal.streamer_version
                 || known.config.version < journal.config_version
                 || known.ordinal < journal.ordinal
+                || (known.ordinal == journal.ordinal && known.paused != journal.paused)
         })
     }
 
     /// Whether something else is known of a streamer's live session than the journal has.
     pub fn differs(&self, journal: &LiveVersions) -> bool {
         self.by_streamer(journal.streamer_id).is_none_or(|known| {
-            (known.streamer_version, known.config.version, known.ordinal)
-                != (journal.streamer_version, journal.config_version, journal.ordinal)
+            (known.streamer_version, known.config.version, known.ordinal, known.paused)
+                != (journal.streamer_version, journal.config_version, journal.ordinal, journal.paused)
         })
     }
 

@@ -4,7 +4,8 @@
 //! One vote's way through here, in reading order: [`cast`] (from a matched message to its answer),
 //! [`directory`] (which sessions are live), [`session`] (the actor that takes the vote),
 //! [`committer`] (one commit for all sessions' waiting votes), [`frames`] and [`outbox`] (what
-//! overlays are sent), [`overlay`] (the socket). Beside that way: [`supervisor`] and [`feed`].
+//! overlays are sent), [`overlay`] (the socket). Beside that way: [`supervisor`], [`feed`] and
+//! [`retract`] (votes that are taken back).
 //!
 //! No handler awaits. Every queue has a bound and an outcome for when it is full.
 
@@ -22,6 +23,7 @@ pub mod overlay;
 pub mod places;
 pub mod ports;
 mod publish;
+pub mod retract;
 pub mod services;
 pub mod session;
 mod spill;

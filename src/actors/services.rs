@@ -56,22 +56,6 @@ pub struct ActorOptions {
     pub panic_on_message: Option<String>,
 }
 
-/// A request for EventSub subscriptions, handed out by the supervisor.
-pub trait Subscriptions: Send + Sync {
-    /// Chat messages of this broadcaster are wanted. Asking again for the same is harmless.
-    fn request(&self, streamer_id: Uuid, twitch_user_id: &str);
-}
-
-/// Notes in the log what is wanted from Twitch.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct LoggedSubscriptions;
-
-impl Subscriptions for LoggedSubscriptions {
-    fn request(&self, streamer_id: Uuid, twitch_user_id: &str) {
-        tracing::info!(%streamer_id, twitch_user_id, "chat messages are wanted from Twitch");
-    }
-}
-
 /// A session's state on its way to Redis.
 #[derive(Clone, Debug)]
 pub struct Unmirrored {
@@ -102,7 +86,8 @@ pub struct Services {
     pub clock: Arc<DatabaseClock>,
     pub metrics: Arc<Metrics>,
     pub directory: Directory,
-    pub subscriptions: Box<dyn Subscriptions>,
+    /// Tells who looks after subscriptions that a session has started whose chat is wanted.
+    pub chat_wanted: Arc<Notify>,
     /// Tells the feed that the directory may have changed.
     pub directory_changed: Arc<Notify>,
     /// How PostgreSQL, Redis, the queue and this instance's own tasks are doing.
@@ -147,7 +132,6 @@ impl Services {
         ports: Ports,
         clock: Arc<DatabaseClock>,
         metrics: Arc<Metrics>,
-        subscriptions: Box<dyn Subscriptions>,
     ) -> Services {
         Services {
             directory: Directory::new(Arc::clone(&metrics)),
@@ -159,7 +143,7 @@ impl Services {
             spill: ports.spill,
             clock,
             metrics,
-            subscriptions,
+            chat_wanted: Arc::new(Notify::new()),
             directory_changed: Arc::new(Notify::new()),
             standing: Standing::default(),
             due: Mutex::default(),

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context, anyhow};
 use chatpulse::demo::{self, DemoError, DemoOptions};
+use chatpulse::doctor;
 use chatpulse::domain::config::Config;
 use chatpulse::domain::streamer::Profile;
 use chatpulse::journal::streamers::ChangeError;
@@ -48,11 +49,19 @@ enum Command {
     Migrate,
     /// Shows all settings with their sources, and everything that is wrong with them
     CheckConfig,
+    /// Looks at everything that votes need, and says what to do
+    Doctor,
     /// Exits with 0 when the local instance is ready
     Healthcheck,
     /// Streamers without a Twitch login
     #[command(subcommand)]
     Streamer(StreamerCommand),
+    /// The account that reads the chats
+    #[command(subcommand)]
+    Bot(BotCommand),
+    /// The keys that stored tokens are encrypted with
+    #[command(subcommand)]
+    Keys(KeysCommand),
     /// Runs private PostgreSQL and Redis servers until standard input closes
     #[command(hide = true)]
     LocalServers {
@@ -97,6 +106,18 @@ enum StreamerCommand {
     },
 }
 
+#[derive(Subcommand)]
+enum BotCommand {
+    /// Prints a link at which the bot's account signs in with Twitch; it works once, for ten minutes
+    SignIn,
+}
+
+#[derive(Subcommand)]
+enum KeysCommand {
+    /// Encrypts stored tokens again with the newest key, so that older ones can be removed from the settings
+    Rotate,
+}
+
 /// What `streamer create` prints.
 #[derive(serde::Serialize)]
 struct Created {
@@ -122,7 +143,7 @@ impl<E: Into<anyhow::Error>> From<E> for Failure {
 
 /// Whether somebody has to write something else, in the settings or on the command line.
 fn is_usage(error: &anyhow::Error) -> bool {
-    let run = |error: &RunError| matches!(error, RunError::Transport | RunError::Secret(_));
+    let run = |error: &RunError| matches!(error, RunError::Secret(_));
     let change = |error: &ChangeError| matches!(error, ChangeError::Refused(_));
     if let Some(error) = error.downcast_ref::<DemoError>() {
         return match error {
@@ -147,8 +168,11 @@ fn main() -> ExitCode {
         Command::Simulate(options) => on_system(simulate(options)),
         Command::Migrate => on_system(migrate(config)),
         Command::CheckConfig => return check_config(config),
+        Command::Doctor => on_system(examine(config)),
         Command::Healthcheck => on_system(healthcheck(config)),
         Command::Streamer(command) => on_system(create_streamer(config, command)),
+        Command::Bot(BotCommand::SignIn) => on_system(bot_sign_in(config)),
+        Command::Keys(KeysCommand::Rotate) => on_system(rotate_keys(config)),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
@@ -227,6 +251,16 @@ fn check_config(config: Option<PathBuf>) -> ExitCode {
     }
 }
 
+async fn examine(config: Option<PathBuf>) -> Result<(), Failure> {
+    let loaded = settings::load(Needs::Nothing, config.as_deref(), settings::environment());
+    let Loaded { settings, report } = loaded.map_err(|report| Failure::Usage(report.into()))?;
+    let findings = doctor::examine(&settings, &report.warnings).await;
+    let colours =
+        std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|no| no.is_empty());
+    say(doctor::render(&findings, colours).trim_end());
+    if doctor::is_sound(&findings) { Ok(()) } else { Err(anyhow!("not everything is in order").into()) }
+}
+
 async fn healthcheck(config: Option<PathBuf>) -> Result<(), Failure> {
     let settings = load(Needs::Nothing, config)?;
     let url = format!("http://{}/health/ready", settings.ops.bind);
@@ -258,6 +292,29 @@ async fn create_streamer(config: Option<PathBuf>, command: StreamerCommand) -> R
     let overlay_uuid = streamer.overlay_uuid;
     let overlay_url = format!("{}/overlay/{overlay_uuid}", settings.http.public_url);
     say(&serde_json::to_string(&Created { streamer_id: streamer.id, overlay_uuid, overlay_url })?);
+    Ok(())
+}
+
+async fn bot_sign_in(config: Option<PathBuf>) -> Result<(), Failure> {
+    let settings = load(Needs::Everything, config)?;
+    let path = run::twitch::bot_link(&settings).await?;
+    say("Open this link in a browser, and sign in with the bot's account. It works once, for ten minutes.");
+    say(&format!("{}{path}", settings.http.public_url));
+    Ok(())
+}
+
+async fn rotate_keys(config: Option<PathBuf>) -> Result<(), Failure> {
+    let settings = load(Needs::Database, config)?;
+    let mut shown = std::time::Instant::now();
+    let terminal = std::io::stderr().is_terminal();
+    let resealed = run::twitch::rotate_keys(&settings, |resealed| {
+        if shown.elapsed() >= Duration::from_secs(1) {
+            shown = std::time::Instant::now();
+            let _ = write!(std::io::stderr(), "{resealed} tokens{}", if terminal { "\r" } else { "\n" });
+        }
+    });
+    let resealed = resealed.await?;
+    say(&format!("{resealed} tokens are encrypted with the newest key now; older keys can be removed"));
     Ok(())
 }
 

@@ -2,11 +2,14 @@
 //!
 //! Reading order: [`time`], [`sentiment`] (the arithmetic), [`config`] (what a streamer can set),
 //! [`trigger`] (what a vote is), [`vote`], [`session`] and [`streamer`] (`decide` and `evolve`),
-//! [`holders`] (who keeps a session alive), [`rank`] (which state is newer).
+//! [`retraction`] (votes that are taken back), [`holders`] (who keeps a session alive), [`rank`] (which state is newer).
 
+pub mod audience;
+pub mod command;
 pub mod config;
 pub mod holders;
 pub mod rank;
+pub mod retraction;
 pub mod sentiment;
 pub mod session;
 pub mod streamer;

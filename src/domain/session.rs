@@ -63,11 +63,34 @@ pub enum Command {
 /// What happened to a session.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Event {
-    Started { streamer_id: Uuid, ordinal: i64, config: VersionedConfig, at: Millis },
+    Started {
+        streamer_id: Uuid,
+        ordinal: i64,
+        config: VersionedConfig,
+        at: Millis,
+    },
     VotesCast(VotesCast),
-    ConfigApplied { config_version: i64, params: Params, at: Millis, value: f64 },
-    Reset { at: Millis },
-    Ended { at: Millis },
+    ConfigApplied {
+        config_version: i64,
+        params: Params,
+        at: Millis,
+        value: f64,
+    },
+    Reset {
+        at: Millis,
+    },
+    VotesRetracted(VotesRetracted),
+    /// From here on chat does not vote. Votes that were taken before may still follow.
+    Paused {
+        at: Millis,
+    },
+    /// Chat votes again.
+    Resumed {
+        at: Millis,
+    },
+    Ended {
+        at: Millis,
+    },
 }
 
 /// One batch of votes, with the value and the totals after it.
@@ -78,6 +101,16 @@ pub struct VotesCast {
     pub value: f64,
     pub for_count: i64,
     pub against_count: i64,
+}
+
+/// Votes that were taken back, by [`super::retraction`], and the state without them.
+#[derive(Clone, Debug, PartialEq)]
+pub struct VotesRetracted {
+    /// Chat messages that had voted, by Twitch's ids.
+    pub messages: Vec<String>,
+    /// Viewers, as hashes under the session's key: all their votes before this event.
+    pub viewers: Vec<String>,
+    pub mood: Mood,
 }
 
 /// Why a command brings about nothing.
@@ -156,9 +189,23 @@ pub fn evolve(state: Option<Session>, event: &Event) -> Option<Session> {
             session.mood.reset(*at);
             session.reset_at = Some(session.mood.at);
         }
+        Event::VotesRetracted(retracted) => session.mood = retracted.mood.clone(),
+        Event::Paused { at } | Event::Resumed { at } => {
+            session.mood.rebase(&session.params, &session.params, *at);
+        }
         Event::Ended { at } => session.ended_at = Some(*at),
     }
     Some(session)
+}
+
+/// Whether chat is kept from voting after `event`, if it was (`paused`) before. No part of [`Session`]: who moves a
+/// head does not ask for it, and who takes votes need not know the head.
+pub fn is_paused_after(paused: bool, event: &Event) -> bool {
+    match event {
+        Event::Paused { .. } => true,
+        Event::Started { .. } | Event::Resumed { .. } | Event::Ended { .. } => false,
+        _ => paused,
+    }
 }
 
 impl Session {

@@ -48,6 +48,11 @@ pub enum Command {
     RotateOverlay {
         overlay_uuid: Uuid,
     },
+    /// The streamer's names on Twitch, as they are today.
+    ChangeProfile {
+        login: String,
+        display_name: String,
+    },
     Disable,
     Enable,
 }
@@ -68,6 +73,26 @@ pub enum Event {
     /// Chat messages of this streamer are wanted from Twitch.
     SubscriptionRequested {
         subscription_type: String,
+    },
+    /// Twitch has a subscription that was requested.
+    SubscriptionConfirmed {
+        subscription_type: String,
+        /// Twitch's id of it.
+        subscription_id: String,
+        conduit_id: String,
+    },
+    /// Twitch has ended a subscription, or does not have it.
+    SubscriptionRevoked {
+        subscription_type: String,
+        subscription_id: String,
+        reason: String,
+        /// Whether asking for it again may help.
+        recoverable: bool,
+    },
+    /// The streamer has other names on Twitch.
+    ProfileChanged {
+        login: String,
+        display_name: String,
     },
     Disabled,
     Enabled,
@@ -114,6 +139,12 @@ pub fn decide(command: Command, state: Option<&Streamer>) -> Result<Vec<Event>, 
             refuse(config.problems())?;
             vec![Event::ConfigChanged(VersionedConfig { version: current + 1, config })]
         }
+        Command::ChangeProfile { login, display_name } => {
+            let mut problems = Vec::new();
+            check_names(&login, &display_name, &mut problems);
+            refuse(problems)?;
+            vec![Event::ProfileChanged { login, display_name }]
+        }
         Command::RotateOverlay { overlay_uuid } => vec![Event::OverlayRotated { overlay_uuid }],
         Command::Disable if !disabled => vec![Event::Disabled],
         Command::Enable if disabled => vec![Event::Enabled],
@@ -136,7 +167,14 @@ pub fn evolve(state: Option<Streamer>, event: &Event) -> Option<Streamer> {
     };
     streamer.version += 1;
     match event {
-        Event::Registered { .. } | Event::SubscriptionRequested { .. } => {}
+        Event::Registered { .. }
+        | Event::SubscriptionRequested { .. }
+        | Event::SubscriptionConfirmed { .. }
+        | Event::SubscriptionRevoked { .. } => {}
+        Event::ProfileChanged { login, display_name } => {
+            streamer.profile.login = login.clone();
+            streamer.profile.display_name = display_name.clone();
+        }
         Event::ConfigChanged(config) => streamer.config = config.clone(),
         Event::OverlayRotated { overlay_uuid } => streamer.overlay_uuid = *overlay_uuid,
         Event::Disabled => streamer.disabled = true,
@@ -156,10 +194,14 @@ impl Profile {
                 format!("is no Twitch user id; it has to be 1 to {TWITCH_ID_CHARS_MAX} letters or digits");
             problems.push(Problem { field: "twitch_user_id", detail });
         }
-        check_text("login", &self.login, NAME_CHARS_MAX, &mut problems);
-        check_text("display_name", &self.display_name, NAME_CHARS_MAX, &mut problems);
+        check_names(&self.login, &self.display_name, &mut problems);
         problems
     }
+}
+
+fn check_names(login: &str, display_name: &str, problems: &mut Vec<Problem>) {
+    check_text("login", login, NAME_CHARS_MAX, problems);
+    check_text("display_name", display_name, NAME_CHARS_MAX, problems);
 }
 
 /// All problems in one sentence.

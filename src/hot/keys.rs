@@ -78,6 +78,16 @@ pub fn broadcaster(twitch_user_id: &str) -> String {
     format!("chatpulse:broadcaster:{twitch_user_id}")
 }
 
+/// String: something that may be forgotten, of a module such as `session`.
+pub fn cache(module: &str, id: &str) -> String {
+    format!("chatpulse:cache:{module}:{id}")
+}
+
+/// String: the token that the forms of a browser's session carry.
+pub fn csrf(session: &str) -> String {
+    format!("chatpulse:csrf:{session}")
+}
+
 /// Stream: a queue's entries. A name holds a hash tag, so that the queue and its dead letters share a
 /// slot.
 pub fn stream(queue: &str) -> String {
@@ -122,6 +132,12 @@ mod tests {
         assert_eq!(stream("{votes}"), "chatpulse:stream:{votes}");
         assert_eq!(dead_letters("{votes}"), "chatpulse:dlq:{votes}");
         assert_eq!(rate_limit("login", "198.51.100.7"), "chatpulse:rate_limit:login:198.51.100.7");
+    }
+
+    #[test]
+    fn what_belongs_to_browsers_has_namespaces_of_its_own() {
+        assert_eq!(cache("session", "ab12"), "chatpulse:cache:session:ab12");
+        assert_eq!(csrf("ab12"), "chatpulse:csrf:ab12");
     }
 
     #[test]

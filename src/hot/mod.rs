@@ -5,8 +5,9 @@
 //! [`functions`] (the Lua library), [`mirror`] (the sessions' states), [`changes`] (what changed
 //! since), [`debounce`] (a viewer's last vote), [`refs`] (who holds a session). In roles of their
 //! own, and not to be lost: [`queue`] (streams with consumer groups), [`spill`] (votes that wait for
-//! the journal); and [`limits`] (how often somebody may).
+//! the journal); and [`limits`] (how often somebody may), [`cache`] (what belongs to browsers).
 
+pub mod cache;
 pub mod changes;
 pub mod debounce;
 pub mod functions;
@@ -16,6 +17,7 @@ pub mod mirror;
 pub mod pool;
 pub mod queue;
 pub mod refs;
+pub mod replies;
 pub mod spill;
 
 #[cfg(test)]

@@ -1,10 +1,12 @@
 //! The hot state against real Redis servers, one of its own for each test.
 
+mod cache;
 mod changes;
 mod holders;
 mod limits;
 mod moves;
 mod queue;
+mod replies;
 mod spill;
 
 use std::collections::HashSet;

@@ -1,15 +1,20 @@
 //! HTTP: the only room where errors become statuses, and where the public JSON shapes live.
 //!
-//! Reading order: [`webhook`] (where votes come in), [`socket`] (where overlays come in), [`pages`],
-//! [`admin`], [`health`]; around all of them [`request_id`], [`unread`] and [`problem`], and
+//! Reading order: [`webhook`] (where votes come in), [`arrivals`] (the same over a WebSocket), [`socket`] (where overlays come in), [`pages`],
+//! [`auth`] (signing in), [`session`] (who is signed in), [`dashboard`], [`admin`], [`health`]; around all of them [`request_id`], [`unread`] and [`problem`], and
 //! [`client_address`].
 
 pub mod admin;
+pub mod arrivals;
+pub mod auth;
 pub mod client_address;
+mod commands;
+pub mod dashboard;
 pub mod health;
 pub mod pages;
 pub mod problem;
 pub mod request_id;
+pub mod session;
 pub mod socket;
 pub mod state;
 pub mod unread;
@@ -32,6 +37,8 @@ pub fn public(routes: &mut ServiceConfig) {
         .service(socket)
         .configure(health)
         .configure(admin::configure)
+        .configure(auth::configure)
+        .configure(dashboard::configure)
         .configure(pages::configure);
 }
 

@@ -6,6 +6,7 @@
 use std::borrow::Cow;
 use std::sync::LazyLock;
 
+use actix_web::body::BoxBody;
 use actix_web::http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use actix_web::web::{self, Bytes, Data};
 use actix_web::{HttpRequest, HttpResponse};
@@ -28,9 +29,9 @@ const PAGE_CSS_PLACE: &str = "/*{page.css}*/";
 const OVERLAY_CSS_PLACE: &str = "/*{overlay.css}*/";
 const OVERLAY_JS_PLACE: &str = "/*{overlay.js}*/";
 
-const HTML: HeaderValue = HeaderValue::from_static("text/html; charset=utf-8");
+pub(super) const HTML: HeaderValue = HeaderValue::from_static("text/html; charset=utf-8");
 /// The overlay's address is a secret, and an answer about it personal.
-const NO_STORE: HeaderValue = HeaderValue::from_static("no-store");
+pub(super) const NO_STORE: HeaderValue = HeaderValue::from_static("no-store");
 /// A year, which is what browsers' preload lists ask for. Subdomains are not ours to decide about.
 const HSTS: HeaderValue = HeaderValue::from_static("max-age=31536000");
 
@@ -100,7 +101,7 @@ fn policy(style: &str, script: Option<&str>) -> HeaderValue {
     HeaderValue::from_str(&policy).unwrap_or_else(|_| HeaderValue::from_static("default-src 'none'"))
 }
 
-fn source_hash(source: &str) -> String {
+pub(super) fn source_hash(source: &str) -> String {
     format!("'sha256-{}'", STANDARD.encode(Sha256::digest(source)))
 }
 
@@ -111,6 +112,14 @@ pub(super) fn secure(headers: &mut HeaderMap, tls: bool) {
     if tls {
         headers.insert(HeaderName::from_static("strict-transport-security"), HSTS);
     }
+}
+
+/// A page with something to know, for one person.
+pub(super) fn notice(title: &str, detail: &str, tls: bool) -> HttpResponse {
+    let mut response = HttpResponse::Ok().finish();
+    let html = error(title, detail, tls, response.headers_mut());
+    response.headers_mut().insert(header::CACHE_CONTROL, NO_STORE);
+    response.set_body(BoxBody::new(html))
 }
 
 /// The page that tells of an error; also writes its headers.

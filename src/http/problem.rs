@@ -20,6 +20,8 @@ use crate::domain::streamer::Refusal;
 use crate::hot::HotError;
 use crate::journal::JournalError;
 use crate::journal::streamers::ChangeError;
+use crate::reconcile::ReconcileError;
+use crate::twitch::client::TwitchError;
 
 /// After this time it is worth asking again for what the database was needed for.
 const DATABASE_RETRY: Duration = Duration::from_secs(5);
@@ -202,6 +204,19 @@ impl From<JournalError> for Problem {
         match &error {
             JournalError::Away(_) | JournalError::Busy(_) => {
                 let detail = "ChatPulse can't reach its database just now. Try again in a few seconds.";
+                Problem::unavailable(detail, DATABASE_RETRY).because(error)
+            }
+            _ => Problem::internal(error),
+        }
+    }
+}
+
+impl From<ReconcileError> for Problem {
+    fn from(error: ReconcileError) -> Self {
+        match error {
+            ReconcileError::Journal(error) => error.into(),
+            ReconcileError::Twitch(TwitchError::Away(_) | TwitchError::Limited { .. }) => {
+                let detail = "Twitch can't be reached just now. Try again in a few seconds.";
                 Problem::unavailable(detail, DATABASE_RETRY).because(error)
             }
             _ => Problem::internal(error),

@@ -9,11 +9,17 @@ use actix::Addr;
 use crate::actors::feed::Feed;
 use crate::actors::lookup::Lookup;
 use crate::actors::places::Places;
+use crate::actors::retract::Retractor;
 use crate::actors::services::Services;
 use crate::actors::supervisor::Supervisor;
+use crate::domain::audience::Audience;
+use crate::hot::cache::Cache;
 use crate::hot::limits::Limits;
+use crate::hot::replies::{ChatLimits, Replies};
 use crate::hot::spill::Spill;
 use crate::journal::Journal;
+use crate::reconcile::Twitch;
+use crate::security::ticket::TicketSigner;
 use crate::settings::Settings;
 use crate::twitch::signature::Secrets;
 
@@ -29,6 +35,19 @@ pub struct State {
     pub spill: Spill,
     /// How often somebody may try something, for all instances.
     pub limits: Limits,
+    /// What belongs to browsers and may be forgotten.
+    pub cache: Cache,
+    /// Signs cookies; none: nobody can sign in.
+    pub signer: Option<TicketSigner>,
+    /// Takes votes back.
+    pub retractor: Retractor,
+    /// Who votes.
+    pub audience: Audience,
+    /// What the bot has to say, and how often it may.
+    pub replies: Replies,
+    pub chat_limits: ChatLimits,
+    /// None without an application at Twitch.
+    pub twitch: Option<Arc<Twitch>>,
     pub supervisor: Addr<Supervisor>,
     /// For broadcasters that the directory may not know yet.
     pub lookup: Lookup,
@@ -36,6 +55,8 @@ pub struct State {
     pub settings: Arc<Settings>,
     /// Where people and browsers reach this deployment, without a final slash.
     pub public_url: String,
+    /// Whether only this machine can reach it.
+    pub loopback: bool,
     pub webhook_secrets: Secrets,
     /// Set once the instance is about to stop.
     pub draining: Arc<AtomicBool>,

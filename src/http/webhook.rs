@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use actix_web::http::StatusCode;
@@ -11,13 +12,23 @@ use actix_web::{HttpRequest, HttpResponse};
 use prometheus::IntCounter;
 use time::OffsetDateTime;
 
+use super::commands;
 use super::problem::Problem;
+use super::session;
 use super::state::State;
 use crate::actors::cast::{Ballot, cast};
+use crate::actors::retract::Unwanted;
 use crate::actors::session::VoteOutcome;
-use crate::twitch::eventsub::{self, ChatMessage, Message};
+use crate::domain::command::Command;
+use crate::journal::tokens::Owner;
+use crate::reconcile::shards::Arrival;
+use crate::reconcile::subscriptions::is_recoverable;
+use crate::twitch::eventsub::{self, ChatMessage, Message, Revocation, ShapeError};
 use crate::twitch::signature::{self, Headers, SignatureError};
+use crate::twitch::socket::MessageKind;
 
+/// So long Twitch waits to hear that votes could not be taken back, and sends it again then.
+const TAKE_BACK_WAIT: Duration = Duration::from_secs(1);
 /// How long Twitch is asked to wait before it sends a vote again.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 
@@ -89,7 +100,28 @@ async fn handle<'a>(request: &HttpRequest, body: &[u8], state: &'a State, arrive
             return refuse(StatusCode::FORBIDDEN, error.to_string(), &webhooks.forbidden);
         }
     };
-    match eventsub::parse(&verified) {
+    take(eventsub::parse(&verified), verified.subscription_type().as_deref(), state, arrived).await
+}
+
+/// Takes a message that came over a WebSocket of ours; `false` when it should be tried again.
+pub(super) async fn take_arrival(state: &State, arrival: &Arrival, arrived: Instant) -> bool {
+    let message = match arrival.kind {
+        MessageKind::Notification => eventsub::parse_notification(&arrival.body),
+        MessageKind::Revocation => eventsub::parse_revocation(&arrival.body),
+    };
+    let ending = take(message, None, state, arrived).await;
+    ending.counter.inc();
+    ending.answer.is_ok()
+}
+
+async fn take<'a>(
+    message: Result<Message<'_>, ShapeError>,
+    told_type: Option<&str>,
+    state: &'a State,
+    arrived: Instant,
+) -> Ending<'a> {
+    let webhooks = &state.services.metrics.webhooks;
+    match message {
         Ok(Message::Challenge(challenge)) => {
             let answer =
                 HttpResponse::Ok().insert_header((CONTENT_TYPE, "text/plain")).body(challenge.into_owned());
@@ -97,13 +129,23 @@ async fn handle<'a>(request: &HttpRequest, body: &[u8], state: &'a State, arrive
         }
         Ok(Message::ChatMessage(message)) => take_chat(&message, state, arrived).await,
         Ok(Message::Revocation(revocation)) => {
-            tracing::warn!(
-                subscription_type = %revocation.subscription_type,
-                status = %revocation.status,
-                broadcaster = revocation.broadcaster_user_id.as_deref().unwrap_or(""),
-                "Twitch ended a subscription"
-            );
+            take_revocation(&revocation, state).await;
             done(&webhooks.revocation)
+        }
+        Ok(Message::MessageDeleted { broadcaster_user_id, message_id }) => {
+            take_back(&broadcaster_user_id, Unwanted::Message(message_id.into_owned()), state).await
+        }
+        Ok(Message::UserCleared { broadcaster_user_id, user_id }) => {
+            take_back(&broadcaster_user_id, Unwanted::Viewer(user_id.into_owned()), state).await
+        }
+        Ok(Message::ChatEvent) => done(&webhooks.event),
+        Ok(Message::AuthorizationRevoked { user_id }) => take_withdrawal(&user_id, state).await,
+        Ok(Message::ShardDisabled) => {
+            tracing::warn!("Twitch has disabled a shard of the conduit");
+            if let Some(twitch) = &state.twitch {
+                twitch.shards_in_doubt.notify_one();
+            }
+            done(&webhooks.event)
         }
         // Any failure of ours here would make Twitch revoke the subscription.
         Ok(Message::Unknown { subscription_type }) => {
@@ -111,10 +153,67 @@ async fn handle<'a>(request: &HttpRequest, body: &[u8], state: &'a State, arrive
             done(&webhooks.unknown)
         }
         Err(error) => {
-            let subscription_type = verified.subscription_type().unwrap_or_default();
-            log_unknown(state, &subscription_type, &error.to_string());
+            log_unknown(state, told_type.unwrap_or_default(), &error.to_string());
             done(&webhooks.unknown)
         }
+    }
+}
+
+/// Notes that a subscription has ended. What can't be noted now is found when the lists are compared.
+async fn take_revocation(revocation: &Revocation<'_>, state: &State) {
+    tracing::warn!(
+        subscription_type = %revocation.subscription_type,
+        status = %revocation.status,
+        broadcaster = revocation.broadcaster_user_id.as_deref().unwrap_or(""),
+        "Twitch ended a subscription"
+    );
+    let recoverable = is_recoverable(&revocation.status);
+    let noted =
+        state.journal.revoke_subscription(&revocation.subscription_id, &revocation.status, recoverable).await;
+    match noted {
+        Ok(Some(_)) => state.services.chat_wanted.notify_one(),
+        Ok(None) => {}
+        Err(error) => tracing::warn!(%error, "that a subscription has ended can't be noted"),
+    }
+}
+
+/// Takes back votes that a moderator does not want. Those of a session that has ended stay.
+async fn take_back<'a>(broadcaster: &str, unwanted: Unwanted, state: &'a State) -> Ending<'a> {
+    let webhooks = &state.services.metrics.webhooks;
+    if !state.settings.chat.retract_votes {
+        return done(&webhooks.event);
+    }
+    let live = match state.lookup.find(broadcaster).await {
+        Ok(Some(live)) => live,
+        Ok(None) => return done(&webhooks.event),
+        Err(unknown) => {
+            let problem = Problem::unavailable(unknown.to_string(), RETRY_AFTER);
+            return Ending { answer: Err(problem), counter: &webhooks.unavailable };
+        }
+    };
+    let (retractor, counter) = (state.retractor.clone(), state.services.metrics.votes.retracted.clone());
+    let (tell, told) = oneshot::channel();
+    // In a long session it takes longer than Twitch waits, so it goes on by itself.
+    actix_web::rt::spawn(async move {
+        let retracted = retractor.retract(&live, unwanted, "moderation").await;
+        counter.inc_by(retracted.as_ref().map_or(0, |retracted| retracted.votes as u64));
+        if let Err(Err(error)) = tell.send(retracted) {
+            tracing::warn!(%error, "votes that a moderator does not want could not be taken back");
+        }
+    });
+    match tokio::time::timeout(TAKE_BACK_WAIT, told).await {
+        Ok(Ok(Err(error))) => Ending { answer: Err(error.into()), counter: &webhooks.unavailable },
+        _ => done(&webhooks.event),
+    }
+}
+
+async fn take_withdrawal<'a>(user_id: &str, state: &'a State) -> Ending<'a> {
+    let webhooks = &state.services.metrics.webhooks;
+    let Some(twitch) = &state.twitch else { return done(&webhooks.event) };
+    let ended = async |owner: &Owner| session::sign_out(state, owner).await;
+    match twitch.authorization_withdrawn(user_id, &ended).await {
+        Ok(()) => done(&webhooks.event),
+        Err(error) => Ending { answer: Err(error.into()), counter: &webhooks.unavailable },
     }
 }
 
@@ -135,9 +234,21 @@ async fn take_chat<'a>(message: &ChatMessage<'_>, state: &'a State, arrived: Ins
         .source_broadcaster_user_id
         .as_ref()
         .is_some_and(|source| *source != message.broadcaster_user_id);
-    let side = live.triggers.side_of(&message.text, &message.fragments());
-    let Some(side) = side else { return done(&webhooks.no_vote) };
-    if foreign {
+    // A streamer's own words come before commands.
+    let Some(side) = live.triggers.side_of(&message.text, &message.fragments()) else {
+        return match Command::of(&message.text).filter(|_| !foreign) {
+            Some(command) => {
+                commands::obey(command, message, &live, state).await;
+                done(&webhooks.command)
+            }
+            None => done(&webhooks.no_vote),
+        };
+    };
+    let is_heard = state.settings.chat.count_shared || !foreign;
+    if live.paused
+        || !is_heard
+        || !state.audience.votes(&message.chatter_user_id, &message.chatter_user_login)
+    {
         services.metrics.votes.ignored.inc();
         return done(&webhooks.no_vote);
     }

@@ -1,16 +1,19 @@
 //! What events look like at rest: type names, schema versions, JSON, and the upcasters that bring
 //! older events to today's shape.
 
+mod session;
+
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::JournalError;
 use crate::domain::config::{Config, Display, VersionedConfig};
-use crate::domain::sentiment::{Model, Params, Side};
-use crate::domain::session::{self, JournaledVote, VotesCast};
+use crate::domain::sentiment::{Model, Params};
 use crate::domain::streamer::{self, Profile};
-use crate::domain::time::Millis;
+
+pub use session::decode_session_event;
+pub(super) use session::{SecondRow, second_rows, seconds};
 
 /// An event as it stands in the journal.
 #[derive(Clone, Debug, PartialEq)]
@@ -107,53 +110,6 @@ impl From<ConfigRecord> for VersionedConfig {
 }
 
 #[derive(Deserialize)]
-struct StartedData {
-    streamer_id: Uuid,
-    ordinal: i64,
-    config: ConfigRecord,
-    at: i64,
-}
-
-#[derive(Deserialize)]
-struct VotesData {
-    votes: Vec<VoteData>,
-    at: i64,
-    value: f64,
-    #[serde(rename = "for")]
-    for_count: i64,
-    #[serde(rename = "against")]
-    against_count: i64,
-}
-
-#[derive(Deserialize)]
-struct VoteData {
-    m: String,
-    s: SideName,
-    w: f64,
-    t: i64,
-    v: String,
-}
-
-#[derive(Clone, Copy, Deserialize)]
-#[serde(rename_all = "lowercase")]
-enum SideName {
-    For,
-    Against,
-}
-
-#[derive(Deserialize)]
-struct ConfigAppliedData {
-    config: ConfigRecord,
-    at: i64,
-    value: f64,
-}
-
-#[derive(Deserialize)]
-struct AtData {
-    at: i64,
-}
-
-#[derive(Deserialize)]
 struct RegisteredData {
     twitch_user_id: String,
     login: String,
@@ -176,6 +132,29 @@ struct OverlayRotatedData {
 struct SubscriptionData {
     #[serde(rename = "type")]
     subscription_type: String,
+}
+
+#[derive(Deserialize)]
+struct ConfirmedData {
+    #[serde(rename = "type")]
+    subscription_type: String,
+    subscription_id: String,
+    conduit_id: String,
+}
+
+#[derive(Deserialize)]
+struct RevokedData {
+    #[serde(rename = "type")]
+    subscription_type: String,
+    subscription_id: String,
+    reason: String,
+    recoverable: bool,
+}
+
+#[derive(Deserialize)]
+struct ProfileData {
+    login: String,
+    display_name: String,
 }
 
 /// Brings one event type's data from `from` to the next schema version.
@@ -239,6 +218,22 @@ pub fn encode_streamer_event(event: &streamer::Event) -> Encoded {
         streamer::Event::SubscriptionRequested { subscription_type } => {
             ("SubscriptionRequested", json!({ "type": subscription_type }))
         }
+        streamer::Event::SubscriptionConfirmed { subscription_type, subscription_id, conduit_id } => {
+            let data = json!({
+                "type": subscription_type, "subscription_id": subscription_id, "conduit_id": conduit_id,
+            });
+            ("SubscriptionConfirmed", data)
+        }
+        streamer::Event::SubscriptionRevoked { subscription_type, subscription_id, reason, recoverable } => {
+            let data = json!({
+                "type": subscription_type, "subscription_id": subscription_id, "reason": reason,
+                "recoverable": recoverable,
+            });
+            ("SubscriptionRevoked", data)
+        }
+        streamer::Event::ProfileChanged { login, display_name } => {
+            ("ProfileChanged", json!({ "login": login, "display_name": display_name }))
+        }
         streamer::Event::Disabled => ("StreamerDisabled", json!({})),
         streamer::Event::Enabled => ("StreamerEnabled", json!({})),
     };
@@ -276,70 +271,23 @@ pub fn decode_streamer_event(
         "SubscriptionRequested" => streamer::Event::SubscriptionRequested {
             subscription_type: decode::<SubscriptionData>(event_type, data)?.subscription_type,
         },
+        "SubscriptionConfirmed" => {
+            let ConfirmedData { subscription_type, subscription_id, conduit_id } = decode(event_type, data)?;
+            streamer::Event::SubscriptionConfirmed { subscription_type, subscription_id, conduit_id }
+        }
+        "SubscriptionRevoked" => {
+            let RevokedData { subscription_type, subscription_id, reason, recoverable } =
+                decode(event_type, data)?;
+            streamer::Event::SubscriptionRevoked { subscription_type, subscription_id, reason, recoverable }
+        }
+        "ProfileChanged" => {
+            let ProfileData { login, display_name } = decode(event_type, data)?;
+            streamer::Event::ProfileChanged { login, display_name }
+        }
         "StreamerDisabled" => streamer::Event::Disabled,
         "StreamerEnabled" => streamer::Event::Enabled,
         other => return Err(JournalError::Unreadable(format!("a streamer's event of type {other}"))),
     })
-}
-
-/// A session's event as it was written, whichever release wrote it. (Sessions' events are written
-/// by the functions of `schema/`.)
-///
-/// # Errors
-/// [`JournalError::Unreadable`] for a type or shape that this release does not know.
-pub fn decode_session_event(
-    event_type: &str,
-    schema_version: i32,
-    data: Value,
-) -> Result<session::Event, JournalError> {
-    let data = upcast(event_type, schema_version, data)?;
-    Ok(match event_type {
-        "SessionStarted" => {
-            let data: StartedData = decode(event_type, data)?;
-            session::Event::Started {
-                streamer_id: data.streamer_id,
-                ordinal: data.ordinal,
-                config: data.config.into(),
-                at: Millis(data.at),
-            }
-        }
-        "VotesCast" => session::Event::VotesCast(decode::<VotesData>(event_type, data)?.into()),
-        "ConfigApplied" => {
-            let data: ConfigAppliedData = decode(event_type, data)?;
-            let config = VersionedConfig::from(data.config);
-            session::Event::ConfigApplied {
-                config_version: config.version,
-                params: config.config.params,
-                at: Millis(data.at),
-                value: data.value,
-            }
-        }
-        "SentimentReset" => session::Event::Reset { at: Millis(decode::<AtData>(event_type, data)?.at) },
-        "SessionEnded" => session::Event::Ended { at: Millis(decode::<AtData>(event_type, data)?.at) },
-        other => return Err(JournalError::Unreadable(format!("a session's event of type {other}"))),
-    })
-}
-
-impl From<VotesData> for VotesCast {
-    fn from(data: VotesData) -> Self {
-        let vote = |vote: VoteData| JournaledVote {
-            message_id: vote.m,
-            side: match vote.s {
-                SideName::For => Side::For,
-                SideName::Against => Side::Against,
-            },
-            weight: vote.w,
-            t: Millis(vote.t),
-            viewer: vote.v,
-        };
-        VotesCast {
-            votes: data.votes.into_iter().map(vote).collect(),
-            at: Millis(data.at),
-            value: data.value,
-            for_count: data.for_count,
-            against_count: data.against_count,
-        }
-    }
 }
 
 #[cfg(test)]

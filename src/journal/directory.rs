@@ -13,7 +13,7 @@ const HEADS_CHANNEL: &str = "chatpulse_heads";
 /// Streamers named by one notification. PostgreSQL allows 8,000 bytes; an id and its comma take 37.
 const HEADS_A_NOTIFICATION: usize = 200;
 
-/// Sums over all live sessions. All the numbers only grow, so who has the same sums has the same
+/// Sums over all live sessions. All the numbers but one only grow, so who has the same sums has the same
 /// numbers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct LiveDigest {
@@ -21,6 +21,8 @@ pub struct LiveDigest {
     pub streamer_versions: i64,
     pub config_versions: i64,
     pub ordinals: i64,
+    /// How many are paused.
+    pub paused: i64,
 }
 
 /// The versions of what a directory knows of one live session.
@@ -30,6 +32,7 @@ pub struct LiveVersions {
     pub streamer_version: i64,
     pub config_version: i64,
     pub ordinal: i64,
+    pub paused: bool,
     /// When the streamer's entry last changed.
     pub changed: DirectoryCursor,
 }
@@ -122,7 +125,7 @@ impl Journal {
         let row = client
             .query_one(
                 "SELECT count(*), coalesce(sum(u.version), 0)::bigint, coalesce(sum(c.version), 0)::bigint,
-                        coalesce(sum(l.ordinal), 0)::bigint
+                        coalesce(sum(l.ordinal), 0)::bigint, count(l.paused_at)
                  FROM chatpulse.live_sessions l
                  JOIN chatpulse.users u ON u.id = l.streamer_id
                  JOIN chatpulse.configs c ON c.streamer_id = l.streamer_id",
@@ -134,6 +137,7 @@ impl Journal {
             streamer_versions: row.try_get(1)?,
             config_versions: row.try_get(2)?,
             ordinals: row.try_get(3)?,
+            paused: row.try_get(4)?,
         })
     }
 
@@ -146,7 +150,7 @@ impl Journal {
         let rows = client
             .query(
                 "SELECT l.streamer_id, u.version AS streamer_version, c.version AS config_version, l.ordinal,
-                        u.changed::text::bigint AS changed
+                        l.paused_at IS NOT NULL AS paused, u.changed::text::bigint AS changed
                  FROM chatpulse.live_sessions l
                  JOIN chatpulse.users u ON u.id = l.streamer_id
                  JOIN chatpulse.configs c ON c.streamer_id = l.streamer_id",
@@ -160,6 +164,7 @@ impl Journal {
                     streamer_version: row.try_get("streamer_version")?,
                     config_version: row.try_get("config_version")?,
                     ordinal: row.try_get("ordinal")?,
+                    paused: row.try_get("paused")?,
                     changed: DirectoryCursor(row.try_get("changed")?),
                 })
             })

@@ -2,19 +2,26 @@
 //!
 //! Every write is one call of a function of `schema/`, one transaction, so no lock outlives a
 //! round trip. Reading order: [`codec`] (what events look like at rest), [`votes`] (appending a
-//! batch of votes), [`sessions`] (live sessions), [`holds`] (who keeps them alive), [`directory`]
-//! (following what changes), [`streamers`], [`streams`] (reading events back), [`clock`], [`migrations`].
+//! batch of votes), [`retraction`] (taking votes back), [`sessions`] (live sessions), [`holds`] (who keeps them alive),
+//! [`directory`] (following what changes), [`streamers`], [`streams`] (reading events back), [`tokens`] (sealed ones of
+//! Twitch), [`sign_ins`] (whose browsers are signed in), [`subscriptions`] (at Twitch), [`examination`] (how all that
+//! stands), [`clock`], [`migrations`].
 
 pub mod clock;
 pub mod codec;
 mod connection;
 pub mod directory;
+pub mod examination;
 pub mod holds;
 pub mod migrations;
+pub mod retraction;
 mod rows;
 pub mod sessions;
+pub mod sign_ins;
 pub mod streamers;
 pub mod streams;
+pub mod subscriptions;
+pub mod tokens;
 pub mod votes;
 
 use std::time::Duration;

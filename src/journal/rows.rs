@@ -5,7 +5,7 @@ use tokio_postgres::Row;
 use uuid::Uuid;
 
 use super::JournalError;
-use super::codec::ConfigRecord;
+use super::codec::{self, ConfigRecord, SecondRow};
 use super::sessions::{Entry, LiveSession};
 use crate::domain::holders::Holders;
 use crate::domain::sentiment::{Model, Mood, Params, SecondTally};
@@ -31,9 +31,13 @@ pub(super) fn entry(row: &Row) -> Result<Entry, JournalError> {
         config: config.into(),
     };
     let live = match row.try_get::<_, Option<Uuid>>("session_id")? {
-        Some(session_id) => {
-            Some(LiveSession { session_id, key: key(row)?, holders: holders(row)?, head: head(row)? })
-        }
+        Some(session_id) => Some(LiveSession {
+            session_id,
+            key: key(row)?,
+            holders: holders(row)?,
+            paused: row.try_get("paused")?,
+            head: head(row)?,
+        }),
         None => None,
     };
     Ok(Entry { streamer, last_ordinal: row.try_get("last_ordinal")?, live })
@@ -87,8 +91,7 @@ pub(super) fn head(row: &Row) -> Result<Session, JournalError> {
 }
 
 fn seconds(stored: Value) -> Result<Vec<SecondTally>, JournalError> {
-    let rows: Vec<(i64, f64, f64)> = serde_json::from_value(stored)
+    let rows: Vec<SecondRow> = serde_json::from_value(stored)
         .map_err(|error| JournalError::Unreadable(format!("the seconds of a window: {error}")))?;
-    let tally = |(second, for_weight, against_weight)| SecondTally { second, for_weight, against_weight };
-    Ok(rows.into_iter().map(tally).collect())
+    Ok(codec::seconds(rows))
 }

@@ -1,5 +1,5 @@
-//! Live sessions: what is known of them, and putting them back to the middle. Who holds them is in
-//! [`super::holds`], following what changes in [`super::directory`].
+//! Live sessions: what is known of them, putting them back to the middle, and keeping chat from voting for a while. Who
+//! holds them is in [`super::holds`], following what changes in [`super::directory`].
 
 use uuid::Uuid;
 
@@ -28,6 +28,8 @@ pub struct LiveSession {
     /// The secret under which this session's viewers are hashed.
     pub key: [u8; 32],
     pub holders: Holders,
+    /// Whether chat does not vote for now.
+    pub paused: bool,
     pub head: Session,
 }
 
@@ -36,6 +38,7 @@ impl std::fmt::Debug for LiveSession {
         f.debug_struct("LiveSession")
             .field("session_id", &self.session_id)
             .field("holders", &self.holders)
+            .field("paused", &self.paused)
             .field("head", &self.head)
             .finish_non_exhaustive()
     }
@@ -52,6 +55,39 @@ impl Journal {
             .query_one(
                 "SELECT chatpulse.reset_session($1, $2)",
                 &[&streamer_id, &self.metadata(correlation_id)],
+            )
+            .await?;
+        Ok(row.try_get(0)?)
+    }
+
+    /// Keeps chat from voting in a streamer's live session; `false` when none is live, or it was so before. Votes that
+    /// were taken already may follow, and count.
+    ///
+    /// # Errors
+    /// [`JournalError`] when PostgreSQL is away; it may have happened, and may be repeated.
+    pub async fn pause(&self, streamer_id: Uuid, correlation_id: &str) -> Result<bool, JournalError> {
+        self.set_paused(streamer_id, true, correlation_id).await
+    }
+
+    /// Lets chat vote again in a streamer's live session; `false` when none is live, or it does.
+    ///
+    /// # Errors
+    /// [`JournalError`] when PostgreSQL is away; it may have happened, and may be repeated.
+    pub async fn resume(&self, streamer_id: Uuid, correlation_id: &str) -> Result<bool, JournalError> {
+        self.set_paused(streamer_id, false, correlation_id).await
+    }
+
+    async fn set_paused(
+        &self,
+        streamer_id: Uuid,
+        paused: bool,
+        correlation_id: &str,
+    ) -> Result<bool, JournalError> {
+        let client = self.client().await?;
+        let row = client
+            .query_one(
+                "SELECT chatpulse.set_paused($1, $2, $3)",
+                &[&streamer_id, &paused, &self.metadata(correlation_id)],
             )
             .await?;
         Ok(row.try_get(0)?)

@@ -41,7 +41,7 @@ pub struct AppendAnswer {
 }
 
 /// A chat message's id in 16 bytes: Twitch's ids are UUIDs; anything else is hashed.
-fn message_key(message_id: &str) -> Uuid {
+pub(super) fn message_key(message_id: &str) -> Uuid {
     match Uuid::parse_str(message_id) {
         // Only the one canonical spelling, so that different ids have different keys.
         Ok(uuid) if uuid.hyphenated().to_string() == message_id => uuid,

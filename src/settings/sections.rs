@@ -1,12 +1,15 @@
 //! The settings by section, and how each key is read. What the keys mean stands in
 //! `config/default.toml`; here a time carries its unit in its type.
 
+mod twitch;
+
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::thread::available_parallelism;
 use std::time::Duration;
 
 use ipnet::IpNet;
 
+pub use self::twitch::{Chat, Transport, Twitch};
 use super::reader::{Fault, Reader};
 use super::servers::{self, DatabaseUrl, RedisUrl};
 use super::values::{self, EncryptionKeys, Key, WebUrl};
@@ -29,6 +32,7 @@ pub struct Settings {
     pub overlay: Overlay,
     pub limits: Limits,
     pub twitch: Twitch,
+    pub chat: Chat,
     pub security: Security,
     pub admin: Admin,
     pub retention: Retention,
@@ -46,6 +50,7 @@ impl Settings {
             overlay: Overlay::read(from),
             limits: Limits::read(from),
             twitch: Twitch::read(from),
+            chat: Chat::read(from),
             security: Security::read(from),
             admin: Admin { bootstrap_token: from.optional("admin.bootstrap_token", values::token) },
             retention: Retention {
@@ -252,6 +257,8 @@ pub struct Limits {
     pub vote_wait: Duration,
     pub overlays_per_ip_max: usize,
     pub admin_requests_per_minute: u32,
+    pub sign_ins_per_minute: u32,
+    pub forms_per_minute: u32,
 }
 
 impl Limits {
@@ -264,57 +271,9 @@ impl Limits {
             vote_wait: from.millis("limits.vote_wait_ms", 10..=5_000),
             overlays_per_ip_max: from.size("limits.overlays_per_ip_max", 1..=1_000_000),
             admin_requests_per_minute: from.number("limits.admin_requests_per_minute", 1..=1_000_000),
+            sign_ins_per_minute: from.number("limits.sign_ins_per_minute", 1..=1_000_000),
+            forms_per_minute: from.number("limits.forms_per_minute", 1..=1_000_000),
         }
-    }
-}
-
-/// Twitch.
-#[derive(Clone, Debug)]
-pub struct Twitch {
-    pub transport: Transport,
-    pub client_id: Option<String>,
-    pub client_secret: Option<Secret<String>>,
-    pub webhook_secret: Option<Secret<String>>,
-    pub webhook_secret_previous: Option<Secret<String>>,
-    pub bot_user_id: Option<String>,
-    pub helix_url: WebUrl,
-    pub oauth_url: WebUrl,
-    pub eventsub_url: WebUrl,
-}
-
-/// How notifications arrive.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Transport {
-    Webhook,
-    Websocket,
-}
-
-impl Twitch {
-    fn read(from: &mut Reader) -> Self {
-        let transports = [("webhook", Transport::Webhook), ("websocket", Transport::Websocket)];
-        let transport = from.choice("twitch.transport", transports);
-        Twitch {
-            transport,
-            client_id: from.optional("twitch.client_id", values::twitch_id),
-            client_secret: from.optional("twitch.client_secret", values::client_secret),
-            webhook_secret: match transport {
-                Transport::Webhook => {
-                    let hint = "10 to 100 ASCII characters, the same for all instances";
-                    from.required("twitch.webhook_secret", Needs::Everything, hint, values::webhook_secret)
-                }
-                Transport::Websocket => from.optional("twitch.webhook_secret", values::webhook_secret),
-            },
-            webhook_secret_previous: from.optional("twitch.webhook_secret_previous", values::webhook_secret),
-            bot_user_id: from.optional("twitch.bot_user_id", values::twitch_id),
-            helix_url: from.optional("twitch.helix_url", values::http_url).unwrap_or_default(),
-            oauth_url: from.optional("twitch.oauth_url", values::http_url).unwrap_or_default(),
-            eventsub_url: from.optional("twitch.eventsub_url", values::socket_url).unwrap_or_default(),
-        }
-    }
-
-    /// The secrets that a notification may be signed with, the current one first. None accept none.
-    pub fn webhook_secrets(&self) -> impl Iterator<Item = &Secret<String>> {
-        self.webhook_secret.iter().chain(&self.webhook_secret_previous)
     }
 }
 

@@ -183,6 +183,11 @@ pub fn twitch_id(text: &str) -> Result<String, Fault> {
     Ok(text.to_owned())
 }
 
+/// A user of Twitch by login or id, with or without an `@`.
+pub fn chat_user(text: &str) -> Result<String, Fault> {
+    twitch_id(text.strip_prefix('@').unwrap_or(text))
+}
+
 /// What to log, as `tracing` directives.
 pub fn log_filter(text: &str) -> Result<String, Fault> {
     let remedy = "write a level (error, warn, info, debug, trace), or levels by part as \

@@ -18,6 +18,8 @@ pub struct Votes {
     pub debounced: IntCounter,
     pub duplicate: IntCounter,
     pub ignored: IntCounter,
+    /// Taken back after they had counted.
+    pub retracted: IntCounter,
     pub late: IntCounter,
     pub queued: IntCounter,
     pub unavailable: IntCounter,
@@ -32,6 +34,7 @@ impl Votes {
             duplicate: votes.with_label_values(&["duplicate"]),
             ignored: votes.with_label_values(&["ignored"]),
             late: votes.with_label_values(&["late"]),
+            retracted: votes.with_label_values(&["retracted"]),
             queued: votes.with_label_values(&["queued"]),
             unavailable: votes.with_label_values(&["unavailable"]),
         })
@@ -46,6 +49,9 @@ pub struct Webhooks {
     pub no_session: IntCounter,
     pub challenge: IntCounter,
     pub revocation: IntCounter,
+    /// Other notifications that were asked for.
+    pub event: IntCounter,
+    pub command: IntCounter,
     pub unknown: IntCounter,
     pub malformed: IntCounter,
     pub missing_header: IntCounter,
@@ -64,6 +70,8 @@ impl Webhooks {
             no_session: webhooks.with_label_values(&["no_session"]),
             challenge: webhooks.with_label_values(&["challenge"]),
             revocation: webhooks.with_label_values(&["revocation"]),
+            command: webhooks.with_label_values(&["command"]),
+            event: webhooks.with_label_values(&["event"]),
             unknown: webhooks.with_label_values(&["unknown"]),
             malformed: webhooks.with_label_values(&["malformed"]),
             missing_header: webhooks.with_label_values(&["missing_header"]),
@@ -123,6 +131,28 @@ impl Queue {
     }
 }
 
+/// What is asked of Twitch, and said there.
+#[derive(Clone, Debug)]
+pub struct Twitch {
+    pub subscriptions: IntGaugeVec,
+    pub requests: IntCounterVec,
+    pub replies: IntCounterVec,
+}
+
+impl Twitch {
+    fn new(maker: &Maker) -> Result<Twitch, prometheus::Error> {
+        Ok(Twitch {
+            subscriptions: maker.gauges(
+                "eventsub_subscriptions",
+                "Subscriptions at Twitch by status, on the instance that looks after them.",
+                "status",
+            )?,
+            requests: maker.counters("twitch_requests_total", "Calls of Twitch by outcome.", "outcome")?,
+            replies: maker.counters("replies_total", "Answers in chat by outcome.", "outcome")?,
+        })
+    }
+}
+
 /// Every metric of the program.
 #[derive(Clone, Debug)]
 pub struct Metrics {
@@ -152,6 +182,7 @@ pub struct Metrics {
     pub redis_command_seconds: Histogram,
     pub live_broadcasters: IntGauge,
     pub dependency_up: IntGaugeVec,
+    pub twitch: Twitch,
     pub started_at_seconds: Gauge,
 }
 
@@ -218,6 +249,7 @@ impl Metrics {
             redis_command_seconds: maker.histogram("redis_command_seconds", "Redis round trips.", SECONDS)?,
             live_broadcasters: maker.gauge("live_broadcasters", "Live sessions that the directory knows.")?,
             dependency_up: maker.gauges("dependency_up", "Whether a dependency answers: 1 or 0.", "name")?,
+            twitch: Twitch::new(&maker)?,
             started_at_seconds: maker
                 .float_gauge("started_at_seconds", "When this process began, Unix time.")?,
             registry: maker.registry,

@@ -9,12 +9,20 @@
 use std::borrow::Cow;
 
 use serde::Deserialize;
+use serde_json::value::RawValue;
 
 use super::signature::{MessageType, Verified};
 use crate::domain::trigger::{Fragment, FragmentKind};
 
 /// The subscription type of chat messages.
 pub const CHANNEL_CHAT_MESSAGE: &str = "channel.chat.message";
+
+const MESSAGE_DELETED: &str = "channel.chat.message_delete";
+const USER_CLEARED: &str = "channel.chat.clear_user_messages";
+/// The subscription type of users who withdraw their authorization.
+pub const USER_AUTHORIZATION_REVOKE: &str = "user.authorization.revoke";
+/// The subscription type of shards that were disabled.
+pub const CONDUIT_SHARD_DISABLED: &str = "conduit.shard.disabled";
 
 /// The status of a subscription that lives. A revocation can't carry it.
 const STATUS_ENABLED: &str = "enabled";
@@ -30,6 +38,16 @@ pub enum Message<'a> {
     Revocation(Revocation<'a>),
     /// Somebody wrote in a chat.
     ChatMessage(ChatMessage<'a>),
+    /// A moderator has deleted a message.
+    MessageDeleted { broadcaster_user_id: Cow<'a, str>, message_id: Cow<'a, str> },
+    /// A user was banned or timed out, and their messages were deleted.
+    UserCleared { broadcaster_user_id: Cow<'a, str>, user_id: Cow<'a, str> },
+    /// Something happened in a chat that changes no vote.
+    ChatEvent,
+    /// A user has withdrawn the authorization of the application, or has been removed.
+    AuthorizationRevoked { user_id: Cow<'a, str> },
+    /// A shard of a conduit was disabled.
+    ShardDisabled,
     /// A message or a subscription of a type that nobody here asked for.
     Unknown {
         /// The subscription's type, empty when there is none.
@@ -55,6 +73,8 @@ pub struct ChatMessage<'a> {
     /// The channel whose chat shows the message.
     pub broadcaster_user_id: Cow<'a, str>,
     pub chatter_user_id: Cow<'a, str>,
+    /// In lower case; empty where Twitch does not say it.
+    pub chatter_user_login: Cow<'a, str>,
     /// The chat message's own id: the same in each notification about it.
     pub message_id: Cow<'a, str>,
     /// The whole text; may be empty (a GIF alone).
@@ -62,6 +82,8 @@ pub struct ChatMessage<'a> {
     /// In a shared chat, the channel in which it was written, if that is another one.
     pub source_broadcaster_user_id: Option<Cow<'a, str>>,
     fragments: Vec<WireFragment<'a>>,
+    /// JSON that is read when somebody asks: nearly no message needs it.
+    badges: Option<&'a str>,
 }
 
 /// A genuine message whose shape is not the documented one.
@@ -86,6 +108,22 @@ pub fn parse<'a>(verified: &Verified<'a>) -> Result<Message<'a>, ShapeError> {
     parse_body(verified.message_type(), verified.body())
 }
 
+/// Reads a notification that came over a connection to Twitch of our own: it is not signed.
+///
+/// # Errors
+/// [`ShapeError`] as for [`parse`].
+pub fn parse_notification(body: &[u8]) -> Result<Message<'_>, ShapeError> {
+    parse_body(MessageType::Notification, body)
+}
+
+/// Reads a revocation that came over a connection to Twitch of our own: it is not signed.
+///
+/// # Errors
+/// [`ShapeError`] as for [`parse`].
+pub fn parse_revocation(body: &[u8]) -> Result<Message<'_>, ShapeError> {
+    parse_body(MessageType::Revocation, body)
+}
+
 fn parse_body(message_type: MessageType, body: &[u8]) -> Result<Message<'_>, ShapeError> {
     let envelope: Envelope = serde_json::from_slice(body)?;
     let subscription = envelope.subscription.unwrap_or_default();
@@ -97,14 +135,35 @@ fn parse_body(message_type: MessageType, body: &[u8]) -> Result<Message<'_>, Sha
         MessageType::Revocation => subscription.revocation().map(Message::Revocation),
         MessageType::Notification => match subscription.kind {
             None => Err(ShapeError::Missing("subscription.type")),
-            Some(Text(kind)) if kind == CHANNEL_CHAT_MESSAGE => chat_message(body).map(Message::ChatMessage),
-            Some(Text(subscription_type)) => Ok(Message::Unknown { subscription_type }),
+            Some(Text(kind)) => notification(kind, body),
         },
         MessageType::Other => Ok(Message::Unknown { subscription_type: text(subscription.kind) }),
     }
 }
 
-impl ChatMessage<'_> {
+fn notification<'a>(kind: Cow<'a, str>, body: &'a [u8]) -> Result<Message<'a>, ShapeError> {
+    match kind.as_ref() {
+        CHANNEL_CHAT_MESSAGE => chat_message(body).map(Message::ChatMessage),
+        MESSAGE_DELETED => message_deleted(body),
+        USER_CLEARED => user_cleared(body),
+        // Clearing a chat deletes no message, only what is shown of them.
+        "channel.chat.clear" | "channel.shared_chat.begin" | "channel.shared_chat.end" => {
+            Ok(Message::ChatEvent)
+        }
+        USER_AUTHORIZATION_REVOKE => authorization_revoked(body),
+        CONDUIT_SHARD_DISABLED => Ok(Message::ShardDisabled),
+        _ => Ok(Message::Unknown { subscription_type: kind }),
+    }
+}
+
+impl<'a> ChatMessage<'a> {
+    /// The sets of the chatter's badges in this channel, such as `moderator`; none where they can't be read.
+    pub fn badges(&self) -> Vec<Cow<'a, str>> {
+        let badges: Vec<WireBadge> =
+            self.badges.and_then(|badges| serde_json::from_str(badges).ok()).unwrap_or_default();
+        badges.into_iter().filter_map(|badge| badge.set_id).map(|Text(set)| set).collect()
+    }
+
     /// The pieces of the message, as triggers are matched against them.
     pub fn fragments(&self) -> Vec<Fragment<'_>> {
         self.fragments.iter().map(WireFragment::as_domain).collect()
@@ -140,6 +199,34 @@ struct WireCondition<'a> {
 }
 
 #[derive(Deserialize)]
+struct ModerationEnvelope<'a> {
+    #[serde(borrow)]
+    event: WireModeration<'a>,
+}
+
+#[derive(Deserialize)]
+struct WireModeration<'a> {
+    #[serde(borrow)]
+    broadcaster_user_id: Text<'a>,
+    #[serde(borrow, default)]
+    target_user_id: Option<Text<'a>>,
+    #[serde(borrow, default)]
+    message_id: Option<Text<'a>>,
+}
+
+#[derive(Deserialize)]
+struct UserEnvelope<'a> {
+    #[serde(borrow)]
+    event: WireUserEvent<'a>,
+}
+
+#[derive(Deserialize)]
+struct WireUserEvent<'a> {
+    #[serde(borrow)]
+    user_id: Text<'a>,
+}
+
+#[derive(Deserialize)]
 struct ChatEnvelope<'a> {
     #[serde(borrow)]
     event: WireChatEvent<'a>,
@@ -151,12 +238,22 @@ struct WireChatEvent<'a> {
     broadcaster_user_id: Text<'a>,
     #[serde(borrow)]
     chatter_user_id: Text<'a>,
+    #[serde(borrow, default)]
+    chatter_user_login: Option<Text<'a>>,
     #[serde(borrow)]
     message_id: Text<'a>,
     #[serde(borrow)]
     message: WireChatText<'a>,
     #[serde(borrow, default)]
+    badges: Option<&'a RawValue>,
+    #[serde(borrow, default)]
     source_broadcaster_user_id: Option<Text<'a>>,
+}
+
+#[derive(Deserialize)]
+struct WireBadge<'a> {
+    #[serde(borrow, default)]
+    set_id: Option<Text<'a>>,
 }
 
 #[derive(Deserialize)]
@@ -210,6 +307,29 @@ impl WireFragment<'_> {
     }
 }
 
+fn message_deleted(body: &[u8]) -> Result<Message<'_>, ShapeError> {
+    let ModerationEnvelope { event } = serde_json::from_slice(body)?;
+    let message_id = event.message_id.ok_or(ShapeError::Missing("event.message_id"))?;
+    Ok(Message::MessageDeleted {
+        broadcaster_user_id: id(event.broadcaster_user_id, "event.broadcaster_user_id")?,
+        message_id: id(message_id, "event.message_id")?,
+    })
+}
+
+fn user_cleared(body: &[u8]) -> Result<Message<'_>, ShapeError> {
+    let ModerationEnvelope { event } = serde_json::from_slice(body)?;
+    let user_id = event.target_user_id.ok_or(ShapeError::Missing("event.target_user_id"))?;
+    Ok(Message::UserCleared {
+        broadcaster_user_id: id(event.broadcaster_user_id, "event.broadcaster_user_id")?,
+        user_id: id(user_id, "event.target_user_id")?,
+    })
+}
+
+fn authorization_revoked(body: &[u8]) -> Result<Message<'_>, ShapeError> {
+    let UserEnvelope { event } = serde_json::from_slice(body)?;
+    Ok(Message::AuthorizationRevoked { user_id: id(event.user_id, "event.user_id")? })
+}
+
 fn chat_message(body: &[u8]) -> Result<ChatMessage<'_>, ShapeError> {
     let ChatEnvelope { event } = serde_json::from_slice(body)?;
     let source = event.source_broadcaster_user_id;
@@ -221,7 +341,9 @@ fn chat_message(body: &[u8]) -> Result<ChatMessage<'_>, ShapeError> {
         source_broadcaster_user_id: source
             .map(|source| id(source, "event.source_broadcaster_user_id"))
             .transpose()?,
+        chatter_user_login: text(event.chatter_user_login),
         fragments: event.message.fragments.unwrap_or_default(),
+        badges: event.badges.map(RawValue::get),
     })
 }
 

@@ -116,7 +116,7 @@ fn a_reply_and_a_cheer_change_nothing_that_is_read() {
         event["cheer"] = json!({"bits":100});
         event["channel_points_custom_reward_id"] = json!("c0ffee");
     });
-    assert_eq!(chat(&body), chat(REGULAR));
+    assert_eq!(chat(&body), chat(&with_event(|_| {})));
 }
 
 #[test]
@@ -131,7 +131,7 @@ fn every_message_type_is_accepted() {
         "new_in_2030",
     ] {
         let body = with_event(|event| event["message_type"] = json!(message_type));
-        assert_eq!(chat(&body), chat(REGULAR), "{message_type}");
+        assert_eq!(chat(&body), chat(&with_event(|_| {})), "{message_type}");
     }
 }
 
@@ -156,7 +156,7 @@ fn unknown_fields_and_statuses_are_accepted() {
     body["event"]["message"]["new"] = json!("x");
     body["subscription"]["status"] = json!("new_in_2030");
     body["subscription"]["condition"] = Value::Null;
-    assert_eq!(chat(&body.to_string()), chat(REGULAR));
+    assert_eq!(chat(&body.to_string()), chat(&with_event(|_| {})));
 }
 
 #[test]
@@ -283,4 +283,30 @@ proptest! {
         let body = with_message(json!({"text":text, "fragments":[{"type":"text","text":text}]}));
         prop_assert_eq!(chat(&body).text, text.as_str());
     }
+}
+
+#[test]
+fn badges_are_read_when_somebody_asks() {
+    let with_badges = |badges: Value| with_event(move |event| event["badges"] = badges.clone());
+    let badges = |body: &str| chat(body).badges().iter().map(ToString::to_string).collect::<Vec<_>>();
+    assert_eq!(badges(REGULAR), ["moderator", "subscriber", "sub-gifter"]);
+    for none in [json!([]), Value::Null, json!("?"), json!([{ "id": 1 }])] {
+        assert_eq!(badges(&with_badges(none)), Vec::<String>::new());
+    }
+}
+
+#[test]
+fn what_a_moderator_takes_back_is_told_with_whose_it_was() {
+    let body =
+        |kind: &str, event: Value| json!({ "subscription": { "type": kind }, "event": event }).to_string();
+    let event = json!({ "broadcaster_user_id": "1", "target_user_id": "2", "message_id": "m" });
+    let deleted = body("channel.chat.message_delete", event.clone());
+    let told = parse_notification(deleted.as_bytes()).unwrap();
+    let wanted = Message::MessageDeleted { broadcaster_user_id: "1".into(), message_id: "m".into() };
+    assert_eq!(told, wanted);
+    let cleared = body("channel.chat.clear_user_messages", event);
+    let told = parse_notification(cleared.as_bytes()).unwrap();
+    assert_eq!(told, Message::UserCleared { broadcaster_user_id: "1".into(), user_id: "2".into() });
+    let short = body("channel.chat.message_delete", json!({ "broadcaster_user_id": "1" }));
+    assert!(parse_notification(short.as_bytes()).is_err());
 }

@@ -323,7 +323,9 @@ async fn projections_follow_the_events_in_their_transactions() {
     let saved = one("SELECT version, for_triggers, theme FROM chatpulse.configs").await;
     assert_eq!((saved.get::<_, i64>(0), saved.get::<_, Vec<String>>(1)), (2, config.for_triggers.clone()));
     assert_eq!(saved.get::<_, String>(2), "light");
-    let wanted = one("SELECT type, status, subscription_id FROM chatpulse.eventsub_subscriptions").await;
+    let wanted = one("SELECT type, status, subscription_id FROM chatpulse.eventsub_subscriptions
+                      WHERE type = 'channel.chat.message'")
+    .await;
     assert_eq!(wanted.get::<_, String>(0), "channel.chat.message");
     assert_eq!((wanted.get::<_, String>(1), wanted.get::<_, Option<String>>(2)), ("requested".into(), None));
 

@@ -11,7 +11,7 @@ use chatpulse::actors::cast::{Ballot, cast};
 use chatpulse::actors::committer::Committer;
 use chatpulse::actors::feed::Feed;
 use chatpulse::actors::lookup::Lookup;
-use chatpulse::actors::services::{ActorOptions, Services, Subscriptions};
+use chatpulse::actors::services::{ActorOptions, Services};
 use chatpulse::actors::session::VoteOutcome;
 use chatpulse::actors::supervisor::{Drain, Supervisor};
 use chatpulse::actors::upkeep;
@@ -87,12 +87,6 @@ pub struct Simulation {
     log: Option<RefCell<Vec<String>>>,
 }
 
-struct NoSubscriptions;
-
-impl Subscriptions for NoSubscriptions {
-    fn request(&self, _: Uuid, _: &str) {}
-}
-
 fn options() -> ActorOptions {
     ActorOptions {
         tick: Duration::from_millis(100),
@@ -121,8 +115,7 @@ impl Instance {
         let clock = Arc::new(DatabaseClock::default());
         clock.sample(network.world(|world| world.now()), Instant::now());
         let metrics = Arc::new(Metrics::new().expect("each metric is made once"));
-        let services =
-            Arc::new(Services::new(options(), line.ports(), clock, metrics, Box::new(NoSubscriptions)));
+        let services = Arc::new(Services::new(options(), line.ports(), clock, metrics));
         let feed = Arc::new(Feed::new(Arc::clone(&services)));
         network.connect(line.instance, Arc::clone(&feed));
         feed.refresh().await.ok()?;

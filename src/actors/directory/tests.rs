@@ -34,7 +34,7 @@ fn entry(id: Uuid, version: i64, ordinal: i64, live: bool) -> Entry {
             config,
         },
         last_ordinal: ordinal,
-        live: live.then_some(LiveSession { session_id, key: [7; 32], holders, head }),
+        live: live.then_some(LiveSession { session_id, key: [7; 32], holders, paused: false, head }),
     }
 }
 
@@ -74,6 +74,30 @@ fn a_session_just_started_is_not_ended_by_what_was_read_before() {
     directory.adopt(&entry(id, 1, 1, true));
     directory.adopt(&entry(id, 1, 0, false));
     assert!(directory.by_streamer(id).is_some());
+}
+
+#[test]
+fn a_pause_is_known_until_its_end_and_not_undone_by_what_was_read_before() {
+    let (directory, id) = (directory(), Uuid::now_v7());
+    let read = |session_version: i64, paused: bool| {
+        let mut read = entry(id, 1, 1, true);
+        let live = read.live.as_mut().unwrap();
+        (live.paused, live.head.version) = (paused, session_version);
+        read
+    };
+    let is_paused = || directory.by_streamer(id).unwrap().paused;
+    directory.adopt(&read(1, false));
+    assert!(!is_paused());
+    directory.adopt(&read(3, true));
+    assert!(is_paused());
+    directory.adopt(&read(2, false));
+    assert!(is_paused(), "read before the pause");
+    assert_eq!(directory.digest().paused, 1);
+    directory.adopt(&read(4, false));
+    assert!(!is_paused());
+    directory.adopt(&read(5, true));
+    directory.adopt(&entry(id, 1, 2, true));
+    assert!(!is_paused(), "another session, whose stream is short");
 }
 
 #[test]

@@ -202,7 +202,7 @@ impl Supervisor {
         let live = self.services.directory.adopt(&held.entry).ok_or(OpenError::Unknown)?;
         if held.started {
             tracing::info!(%streamer_id, session_id = %live.session_id, "session started");
-            self.services.subscriptions.request(streamer_id, &live.twitch_user_id);
+            self.services.chat_wanted.notify_one();
         }
         self.held.insert(streamer_id);
         self.doubtful.remove(&streamer_id);

@@ -39,10 +39,15 @@ fn given(commands: impl IntoIterator<Item = (Command, i64)>) -> Session {
     state.expect("the session has been started")
 }
 
+fn only(events: Vec<Event>) -> Event {
+    let [event] = <[Event; 1]>::try_from(events).expect("one event was expected");
+    event
+}
+
 fn only_cast(events: Vec<Event>) -> VotesCast {
-    match <[Event; 1]>::try_from(events) {
-        Ok([Event::VotesCast(cast)]) => cast,
-        other => panic!("one VotesCast was expected, not {other:?}"),
+    match only(events) {
+        Event::VotesCast(cast) => cast,
+        other => panic!("VotesCast was expected, not {other:?}"),
     }
 }
 
@@ -148,6 +153,41 @@ fn a_window_after_decay_begins_empty() {
         given([(cast(&[vote(0, Side::For)]), 0), (apply, 100), (cast(&[vote(200, Side::Against)]), 200)]);
     assert_eq!(session.mood.value, -100.0);
     assert_eq!(session.mood.next_expiry(&params, at(200)), Some(at(30_000)));
+}
+
+#[test]
+fn a_pause_and_its_end_go_on_from_the_value_shown() {
+    let session = given([(cast(&[vote(0, Side::For)]), 0)]);
+    let paused = evolve(Some(session.clone()), &Event::Paused { at: at(1_000) }).unwrap();
+    assert_eq!((paused.version, paused.mood.at, paused.mood.for_count), (3, at(1_000), 1));
+    assert!((paused.mood.value - 10.0 * (-1.0f64).exp()).abs() < 1e-12);
+    let resumed = evolve(Some(paused), &Event::Resumed { at: at(2_000) }).unwrap();
+    assert_eq!((resumed.version, resumed.mood.at), (4, at(2_000)));
+    assert!((resumed.mood.value - 10.0 * (-2.0f64).exp()).abs() < 1e-12);
+    assert_eq!(Session { mood: session.mood.clone(), version: 2, ..resumed }, session);
+}
+
+#[test]
+fn votes_are_kept_out_from_a_pause_to_its_end_or_the_sessions() {
+    let [pause, resume, end] =
+        [Event::Paused { at: START }, Event::Resumed { at: START }, Event::Ended { at: START }];
+    let after = |paused: bool, event: &&Event| is_paused_after(paused, event);
+    let paused = |events: &[&Event]| events.iter().fold(false, after);
+    let votes = only(decide(cast(&[vote(0, Side::For)]), Some(&given([])), START).unwrap());
+    let started = only(decide(start(), None, START).unwrap());
+    assert!(!paused(&[&started, &votes]));
+    assert!(paused(&[&started, &pause, &votes, &Event::Reset { at: START }]));
+    assert!(!paused(&[&started, &pause, &resume, &votes]));
+    assert!(!paused(&[&started, &pause, &end]));
+}
+
+#[test]
+fn after_votes_were_taken_back_the_state_is_what_the_event_says() {
+    let session = given([(cast(&[vote(0, Side::For), vote(0, Side::Against)]), 0)]);
+    let mood = Mood { at: at(500), value: 3.5, for_count: 1, ..Mood::default() };
+    let retracted = VotesRetracted { messages: vec!["m".into()], viewers: vec![], mood: mood.clone() };
+    let after = evolve(Some(session.clone()), &Event::VotesRetracted(retracted)).unwrap();
+    assert_eq!(after, Session { version: 3, mood, ..session });
 }
 
 #[test]

@@ -103,6 +103,15 @@ fn a_rotated_overlay_has_the_new_secret() {
 }
 
 #[test]
+fn names_follow_those_on_twitch() {
+    let named = |login: &str| Command::ChangeProfile { login: login.into(), display_name: "Ada ✨".into() };
+    let profile = given([named("ada_new")]).profile;
+    assert_eq!((profile.login.as_str(), profile.display_name.as_str()), ("ada_new", "Ada ✨"));
+    let refused = decide(named(" "), Some(&given([]))).unwrap_err();
+    assert!(matches!(&refused, Refusal::Invalid(problems) if problems[0].field == "login"), "{refused}");
+}
+
+#[test]
 fn disabling_and_enabling_twice_is_one_event_each() {
     let disabled = given([Command::Disable]);
     assert!(disabled.disabled);

@@ -45,6 +45,18 @@ fn every_streamer_event_survives_the_journal() {
         }),
         streamer::Event::OverlayRotated { overlay_uuid: Uuid::new_v4() },
         streamer::Event::SubscriptionRequested { subscription_type: "channel.chat.message".into() },
+        streamer::Event::SubscriptionConfirmed {
+            subscription_type: "channel.chat.message".into(),
+            subscription_id: "0b7f3361".into(),
+            conduit_id: "3f1c2a87".into(),
+        },
+        streamer::Event::SubscriptionRevoked {
+            subscription_type: "channel.chat.message".into(),
+            subscription_id: "0b7f3361".into(),
+            reason: "authorization_revoked".into(),
+            recoverable: false,
+        },
+        streamer::Event::ProfileChanged { login: "other".into(), display_name: "Other ✨".into() },
         streamer::Event::Disabled,
         streamer::Event::Enabled,
     ];
@@ -53,5 +65,29 @@ fn every_streamer_event_survives_the_journal() {
         let decoded =
             decode_streamer_event(id, encoded.event_type, encoded.schema_version, encoded.data).unwrap();
         assert_eq!(decoded, event);
+    }
+}
+
+#[test]
+fn what_takes_votes_back_or_keeps_them_out_is_read() {
+    use crate::domain::sentiment::{Mood, SecondTally};
+    use crate::domain::session::{Event, VotesRetracted};
+    use crate::domain::time::Millis;
+
+    let data = json!({
+        "messages": ["a"], "viewers": ["0f"], "at": 7, "value": -2.5, "for": 3, "against": 4,
+        "seconds": [[5, 1, 0.5]],
+    });
+    let seconds = vec![SecondTally { second: 5, for_weight: 1.0, against_weight: 0.5 }];
+    let mood = Mood { at: Millis(7), value: -2.5, for_count: 3, against_count: 4, seconds };
+    let retracted = VotesRetracted { messages: vec!["a".into()], viewers: vec!["0f".into()], mood };
+    let cases = [
+        ("VotesRetracted", data, Event::VotesRetracted(retracted)),
+        ("VotingPaused", json!({ "at": 8 }), Event::Paused { at: Millis(8) }),
+        ("VotingResumed", json!({ "at": 9 }), Event::Resumed { at: Millis(9) }),
+    ];
+    for (event_type, data, event) in cases {
+        assert_eq!(decode_session_event(event_type, 1, data).unwrap(), event);
+        assert!(decode_session_event(event_type, 1, json!({ "when": 1 })).is_err(), "{event_type}");
     }
 }

@@ -9,6 +9,7 @@ pub mod instance;
 pub mod load;
 pub mod overlay;
 pub mod own_servers;
+pub mod platform;
 pub mod ports;
 pub mod proxy;
 pub mod redis_servers;

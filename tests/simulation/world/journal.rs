@@ -222,6 +222,7 @@ impl JournalModel {
                         streamer_versions: sum.streamer_versions + live.streamer_version,
                         config_versions: sum.config_versions + live.config_version,
                         ordinals: sum.ordinals + live.ordinal,
+                        paused: sum.paused + i64::from(live.paused),
                     }
                 }))
             }
@@ -237,6 +238,7 @@ impl JournalModel {
                 streamer_version: user.streamer.version,
                 config_version: user.streamer.config.version,
                 ordinal: live.holders.ordinal,
+                paused: false,
                 changed: DirectoryCursor::at(user.changed),
             }
         };
@@ -250,6 +252,7 @@ impl JournalModel {
             session_id: live.session_id,
             key: live.key,
             holders: live.holders.clone(),
+            paused: false,
             head: self.streams[&live.session_id].head.clone(),
         });
         Some(Entry { streamer: user.streamer.clone(), last_ordinal: self.last_ordinal(streamer_id), live })

@@ -1,0 +1,249 @@
+//! From an overlay that opens to chat that votes: conduit, shards and subscriptions at a strict Twitch, and what
+//! becomes of them when something fails.
+
+use std::collections::BTreeSet;
+
+use chatpulse::twitch::simulator::platform::{Failure, Fault};
+
+use crate::support::eventually;
+use crate::support::instance::{Instance, Streamer};
+use crate::support::overlay::Overlay;
+use crate::support::platform::{ADA, Stage, VIEWER, Visitor};
+
+const CHAT: &str = "channel.chat.message";
+const SUBSCRIPTIONS: &str = "/helix/eventsub/subscriptions";
+
+/// Ada, signed in.
+async fn ada(stage: &Stage, instance: &Instance) -> Streamer {
+    Visitor::new().sign_in(&stage.public_url, ADA).await;
+    stage.streamer(instance, ADA).await
+}
+
+/// An instance with the bot and Ada signed in, and an overlay of hers.
+async fn watched(stage: &Stage, settings: &[(&str, &str)]) -> (Instance, Streamer, Overlay) {
+    let instance = stage.instance(settings).await;
+    stage.sign_in_bot(&instance).await;
+    let ada = ada(stage, &instance).await;
+    let overlay = instance.overlay(&ada).await;
+    (instance, ada, overlay)
+}
+
+/// What Twitch has for a channel, and enabled.
+fn enabled(stage: &Stage, broadcaster: &str) -> BTreeSet<String> {
+    let of = |found: &&chatpulse::twitch::simulator::platform::SubscriptionView| {
+        found.status == "enabled"
+            && found.condition.get("broadcaster_user_id").is_some_and(|id| id == broadcaster)
+    };
+    stage.platform.subscriptions().iter().filter(of).map(|found| found.kind.clone()).collect()
+}
+
+async fn chat_is_connected(stage: &Stage) {
+    eventually("the chat is subscribed to", async || enabled(stage, ADA).contains(CHAT)).await;
+    eventually("a shard works", async || {
+        stage.platform.shards().iter().any(|shard| shard.status == "enabled")
+    })
+    .await;
+}
+
+/// What a viewer says becomes a vote.
+async fn chat_votes(stage: &Stage, instance: &Instance, ada: &Streamer) {
+    let message = stage.say(ADA, VIEWER, "yes");
+    eventually("the vote is journaled", async || instance.voted(ada).await.contains(&message)).await;
+}
+
+#[tokio::test]
+async fn an_overlay_that_opens_has_chat_vote() {
+    let stage = Stage::set().await;
+    let (instance, ada, mut overlay) = watched(&stage, &[]).await;
+    chat_is_connected(&stage).await;
+    chat_votes(&stage, &instance, &ada).await;
+    assert_eq!(overlay.next_frame("sentiment").await["for"], 1);
+    eventually("all that the chat needs is subscribed to", async || enabled(&stage, ADA).len() == 6).await;
+    let shards = stage.platform.shards();
+    assert!(shards.len() == 1 && shards[0].status == "enabled", "{shards:?}");
+    let sql = instance.sql().await;
+    let question = "SELECT count(*) FROM chatpulse.events WHERE type = 'SubscriptionConfirmed'";
+    assert_eq!(sql.query_one(question, &[]).await.unwrap().get::<_, i64>(0), 6);
+}
+
+#[tokio::test]
+async fn what_twitch_refuses_for_a_while_is_asked_for_again() {
+    let stage = Stage::set().await;
+    let fail = |failure| {
+        let path = SUBSCRIPTIONS.into();
+        stage.platform.fail_next(Fault { path, method: Some("POST".into()), times: 2, failure });
+    };
+    fail(Failure::Status { status: 503, message: "busy".into() });
+    fail(Failure::AnswerLost);
+    fail(Failure::TooManyAlike);
+    fail(Failure::Limited { reset_seconds: 1 });
+    let (instance, ada, _overlay) = watched(&stage, &[]).await;
+    eventually("all is subscribed to", async || enabled(&stage, ADA).len() == 6).await;
+    chat_votes(&stage, &instance, &ada).await;
+    let alike = stage.platform.subscriptions();
+    let chats = alike.iter().filter(|found| found.kind == CHAT && found.status == "enabled").count();
+    assert_eq!(chats, 1, "an answer that was lost makes no second one: {alike:?}");
+}
+
+#[tokio::test]
+async fn a_subscription_that_twitch_ended_is_made_again() {
+    let stage = Stage::set().await;
+    let (instance, ada, _overlay) = watched(&stage, &[]).await;
+    chat_is_connected(&stage).await;
+    let id = |stage: &Stage| {
+        let all = stage.platform.subscriptions();
+        let found = all.iter().find(|found| found.kind == CHAT && found.status == "enabled");
+        found.map(|found| found.id.clone())
+    };
+    let first = id(&stage).expect("a subscription");
+    stage.platform.revoke_subscription(&first, "notification_failures_exceeded").unwrap();
+    eventually("there is another one", async || id(&stage).is_some_and(|id| id != first)).await;
+    chat_votes(&stage, &instance, &ada).await;
+}
+
+#[tokio::test]
+async fn a_conduit_that_is_gone_is_made_again_with_all_that_came_through_it() {
+    let stage = Stage::set().await;
+    let (instance, ada, _overlay) = watched(&stage, &[]).await;
+    chat_is_connected(&stage).await;
+    let conduit = stage.platform.shards()[0].conduit_id.clone();
+    stage.platform.drop_conduit(&conduit).unwrap();
+    eventually("the chat is subscribed to by another conduit", async || {
+        let all = stage.platform.subscriptions();
+        all.iter().any(|found| found.kind == CHAT && found.status == "enabled" && found.conduit_id != conduit)
+    })
+    .await;
+    eventually("its shard works", async || {
+        let shards = stage.platform.shards();
+        shards.iter().any(|shard| shard.status == "enabled" && shard.conduit_id != conduit)
+    })
+    .await;
+    chat_votes(&stage, &instance, &ada).await;
+}
+
+#[tokio::test]
+async fn a_shard_that_twitch_disabled_is_led_here_again() {
+    let stage = Stage::set().await;
+    let (instance, ada, _overlay) = watched(&stage, &[("CHATPULSE_TWITCH__CONDUIT_SHARDS", "2")]).await;
+    chat_is_connected(&stage).await;
+    let conduit = stage.platform.shards()[0].conduit_id.clone();
+    stage.platform.disable_shard(&conduit, 0).unwrap();
+    eventually("it is enabled again", async || {
+        let shards = stage.platform.shards();
+        shards.len() == 2 && shards.iter().all(|shard| shard.status == "enabled")
+    })
+    .await;
+    chat_votes(&stage, &instance, &ada).await;
+}
+
+#[tokio::test]
+async fn without_the_bots_authorization_the_dashboard_says_what_is_missing_and_signing_in_mends_it() {
+    let stage = Stage::set().await;
+    let instance = stage.instance(&[]).await;
+    let visitor = Visitor::new();
+    visitor.sign_in(&stage.public_url, ADA).await;
+    let ada = ada(&stage, &instance).await;
+    let _overlay = instance.overlay(&ada).await;
+    let dashboard = format!("{}/dashboard", stage.public_url);
+    eventually("the dashboard says so", async || {
+        let page = visitor.get(&dashboard).await.body;
+        page.contains("sign in again") || page.contains("Sign in again")
+    })
+    .await;
+    assert!(!enabled(&stage, ADA).contains(CHAT));
+    stage.sign_in_bot(&instance).await;
+    chat_is_connected(&stage).await;
+    eventually("the dashboard says that it works", async || {
+        visitor.get(&dashboard).await.body.contains("Chat is connected")
+    })
+    .await;
+    chat_votes(&stage, &instance, &ada).await;
+}
+
+#[tokio::test]
+async fn what_nobody_watches_any_more_is_unsubscribed_from() {
+    let stage = Stage::set().await;
+    let settings = [("CHATPULSE_TWITCH__KEEP_SECONDS", "0"), ("CHATPULSE_SESSION__ORPHAN_SECONDS", "1")];
+    let (_instance, _ada, overlay) = watched(&stage, &settings).await;
+    eventually("all is subscribed to", async || enabled(&stage, ADA).len() == 6).await;
+    drop(overlay);
+    eventually("nothing is", async || enabled(&stage, ADA).is_empty()).await;
+}
+
+#[tokio::test]
+async fn another_instance_takes_over_what_one_did_for_all() {
+    let stage = Stage::set().await;
+    let (mut first, ada, _overlay) = watched(&stage, &[]).await;
+    chat_is_connected(&stage).await;
+    let elsewhere = [("CHATPULSE_HTTP__BIND", "127.0.0.1:0")];
+    let second = stage.instance_on(first.stores.shared(), &elsewhere).await;
+    first.kill();
+    let bob = second.streamer(&["yes"], &["no"]).await;
+    let account = chatpulse::twitch::simulator::platform::Account::new(bob.twitch_id.clone(), "bob2");
+    stage.platform.add_user(account).unwrap();
+    stage.platform.grant(&bob.twitch_id, &["channel:bot"]).unwrap();
+    let _overlay = second.overlay(&bob).await;
+    eventually("the other one subscribes", async || enabled(&stage, &bob.twitch_id).contains(CHAT)).await;
+    drop(ada);
+}
+
+#[tokio::test]
+async fn chat_votes_over_a_websocket_where_twitch_can_not_reach_us() {
+    let stage = Stage::set().await;
+    let (instance, ada, _overlay) = watched(&stage, &[("CHATPULSE_TWITCH__TRANSPORT", "websocket")]).await;
+    chat_is_connected(&stage).await;
+    chat_votes(&stage, &instance, &ada).await;
+    assert_eq!(stage.platform.reconnect_sockets(), 1);
+    for _ in 0..5 {
+        chat_votes_by_anybody(&stage, &instance, &ada).await;
+    }
+    let before = stage.platform.shards()[0].session_id.clone();
+    stage.platform.cut_sockets();
+    eventually("the shard has another session", async || {
+        let shards = stage.platform.shards();
+        shards.iter().any(|shard| shard.status == "enabled" && shard.session_id != before)
+    })
+    .await;
+    chat_votes_by_anybody(&stage, &instance, &ada).await;
+}
+
+/// As `chat_votes`, by a viewer who has not voted yet: nobody votes twice a second.
+async fn chat_votes_by_anybody(stage: &Stage, instance: &Instance, ada: &Streamer) {
+    let viewer = (uuid::Uuid::new_v4().as_u128() % 1_000_000_000_000).to_string();
+    let message = stage.say(ADA, &viewer, "no");
+    eventually("the vote is journaled", async || instance.voted(ada).await.contains(&message)).await;
+}
+
+#[tokio::test]
+async fn another_instance_takes_over_the_websocket_of_one_that_died() {
+    let stage = Stage::set().await;
+    let websocket = ("CHATPULSE_TWITCH__TRANSPORT", "websocket");
+    let (mut first, ada, _overlay) = watched(&stage, &[websocket]).await;
+    chat_is_connected(&stage).await;
+    chat_votes(&stage, &first, &ada).await;
+    let elsewhere = [("CHATPULSE_HTTP__BIND", "127.0.0.1:0"), websocket];
+    let second = stage.instance_on(first.stores.shared(), &elsewhere).await;
+    let _overlay = second.overlay(&ada).await;
+    let before = stage.platform.shards()[0].session_id.clone();
+    first.kill();
+    eventually("the shard has another session", async || {
+        let shards = stage.platform.shards();
+        shards.iter().any(|shard| shard.status == "enabled" && shard.session_id != before)
+    })
+    .await;
+    chat_votes_by_anybody(&stage, &second, &ada).await;
+}
+
+#[tokio::test]
+async fn a_token_of_the_application_that_twitch_forgot_is_replaced() {
+    let stage = Stage::set().await;
+    let (_instance, _ada, _overlay) = watched(&stage, &[]).await;
+    chat_is_connected(&stage).await;
+    stage.platform.expire_access(None);
+    let conduit = stage.platform.shards()[0].conduit_id.clone();
+    stage.platform.disable_shard(&conduit, 0).unwrap();
+    eventually("the shard is enabled again", async || {
+        stage.platform.shards().iter().all(|shard| shard.status == "enabled")
+    })
+    .await;
+}

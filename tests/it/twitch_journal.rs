@@ -1,0 +1,374 @@
+//! What PostgreSQL knows of Twitch: tokens, who is signed in, duties, subscriptions.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use chatpulse::domain::config::Config;
+use chatpulse::domain::streamer::{Command, Event};
+use chatpulse::journal::Journal;
+use chatpulse::journal::subscriptions::{Due, Task};
+use chatpulse::journal::tokens::{NewToken, Owner, StoredToken};
+use uuid::Uuid;
+
+use crate::support::database::{MigratedDatabase, journal_at, live, migrated, register};
+
+const HOUR: Duration = Duration::from_secs(3600);
+const CHAT: &str = "channel.chat.message";
+
+fn token(owner: Owner, refresh: u8, expires_in: Duration) -> NewToken {
+    NewToken {
+        login: format!("login_{}", owner.id),
+        owner,
+        scopes: vec!["channel:bot".into()],
+        access: vec![1, refresh],
+        refresh: vec![2, refresh],
+        refresh_hash: [refresh; 32],
+        key_id: "k1".into(),
+        expires_in,
+    }
+}
+
+async fn stored(journal: &Journal, owner: &Owner) -> StoredToken {
+    journal.token(owner).await.unwrap().expect("a token")
+}
+
+async fn due(journal: &Journal) -> Vec<Due> {
+    journal.take_due_subscriptions(Duration::from_secs(60), 100).await.unwrap()
+}
+
+fn kinds(due: &[Due]) -> BTreeSet<&str> {
+    due.iter().map(|due| due.kind.as_str()).collect()
+}
+
+/// Another instance on the same database.
+fn another(database: &MigratedDatabase) -> Journal {
+    journal_at(&database.database.app_url)
+}
+
+#[tokio::test]
+async fn an_owner_has_one_token_and_channels_and_bots_are_told_apart() {
+    let database = migrated().await;
+    let journal = database.journal();
+    let (channel, bot) = (Owner::channel("7"), Owner::bot("7"));
+    journal.store_token(&token(channel.clone(), 1, HOUR)).await.unwrap();
+    journal.store_token(&token(bot.clone(), 2, HOUR)).await.unwrap();
+    journal.store_token(&token(channel.clone(), 3, HOUR)).await.unwrap();
+    let found = stored(&journal, &channel).await;
+    assert_eq!((found.access, found.refresh, found.generation), (vec![1, 3], vec![2, 3], 2));
+    assert_eq!(stored(&journal, &bot).await.refresh, [2, 2]);
+    assert_eq!(journal.token(&Owner::bot("8")).await.unwrap(), None);
+}
+
+#[tokio::test]
+async fn what_a_refresh_brings_is_stored_where_its_refresh_token_still_stands() {
+    let database = migrated().await;
+    let journal = database.journal();
+    let owner = Owner::channel("7");
+    journal.store_token(&token(owner.clone(), 1, HOUR)).await.unwrap();
+    let renewed = token(owner.clone(), 2, HOUR);
+    assert!(journal.store_refreshed(&[1; 32], &renewed).await.unwrap());
+    // The answer was lost, and it is said again.
+    assert!(journal.store_refreshed(&[1; 32], &renewed).await.unwrap());
+    assert_eq!(stored(&journal, &owner).await.refresh, [2, 2]);
+    // Meanwhile the owner has signed in anew.
+    journal.store_token(&token(owner.clone(), 9, HOUR)).await.unwrap();
+    assert!(!journal.store_refreshed(&[2; 32], &token(owner.clone(), 3, HOUR)).await.unwrap());
+    assert_eq!(stored(&journal, &owner).await.refresh, [2, 9]);
+}
+
+#[tokio::test]
+async fn a_token_that_ends_soon_is_in_the_hands_of_one_instance() {
+    let database = migrated().await;
+    let journals = [database.journal(), another(&database)];
+    let soon = Duration::from_secs(60);
+    for id in 0..20 {
+        let expires_in = if id < 12 { soon } else { HOUR };
+        journals[0].store_token(&token(Owner::channel(id.to_string()), id, expires_in)).await.unwrap();
+    }
+    let take = async |journal: &Journal| {
+        journal.take_expiring_tokens(Duration::from_secs(900), HOUR, 20).await.unwrap()
+    };
+    let (one, other) = tokio::join!(take(&journals[0]), take(&journals[1]));
+    let taken: BTreeSet<String> = one.iter().chain(&other).map(|token| token.owner.id.clone()).collect();
+    assert_eq!((one.len() + other.len(), taken.len()), (12, 12));
+    assert_eq!(take(&journals[0]).await, vec![], "all are in somebody's hands");
+    // One that is in somebody's hands is refused to others; another one is given.
+    let owner = Owner::channel("0");
+    assert_eq!(journals[1].take_token(&owner, 1, HOUR).await.unwrap(), None);
+    let owner = Owner::channel("19");
+    assert!(journals[1].take_token(&owner, 1, HOUR).await.unwrap().is_some());
+    assert_eq!(journals[0].take_token(&owner, 1, HOUR).await.unwrap(), None);
+}
+
+#[tokio::test]
+async fn who_dies_while_refreshing_keeps_nobody_from_it_for_longer_than_the_lease() {
+    let database = migrated().await;
+    let journal = database.journal();
+    journal.store_token(&token(Owner::bot("7"), 1, Duration::ZERO)).await.unwrap();
+    let take = async || journal.take_expiring_tokens(HOUR, Duration::from_millis(50), 9).await.unwrap().len();
+    assert_eq!(take().await, 1);
+    crate::support::eventually("the lease has lapsed", async || take().await == 1).await;
+}
+
+#[tokio::test]
+async fn a_token_that_has_ended_is_told_once_and_not_refreshed_again() {
+    let database = migrated().await;
+    let journal = database.journal();
+    let owner = Owner::channel("7");
+    journal.store_token(&token(owner.clone(), 1, Duration::ZERO)).await.unwrap();
+    assert!(!journal.invalidate_token(&owner, 2, "other").await.unwrap(), "it is of another generation");
+    assert!(journal.invalidate_token(&owner, 1, "withdrawn").await.unwrap());
+    assert!(!journal.invalidate_token(&owner, 1, "withdrawn").await.unwrap());
+    assert_eq!(stored(&journal, &owner).await.invalid.as_deref(), Some("withdrawn"));
+    assert_eq!(journal.take_expiring_tokens(HOUR, HOUR, 9).await.unwrap(), vec![]);
+    assert_eq!(journal.take_unvalidated_tokens(Duration::ZERO, 9).await.unwrap(), vec![]);
+    // Signing in again makes it good.
+    journal.store_token(&token(owner.clone(), 2, HOUR)).await.unwrap();
+    assert_eq!(stored(&journal, &owner).await.invalid, None);
+}
+
+#[tokio::test]
+async fn every_token_is_asked_about_once_in_a_while_by_one_instance() {
+    let database = migrated().await;
+    let journals = [database.journal(), another(&database)];
+    for id in 0..10 {
+        journals[0].store_token(&token(Owner::channel(id.to_string()), id, HOUR)).await.unwrap();
+    }
+    let take =
+        async |journal: &Journal, every| journal.take_unvalidated_tokens(every, 20).await.unwrap().len();
+    assert_eq!(take(&journals[0], HOUR).await, 0, "asked when they were stored");
+    database
+        .owner()
+        .await
+        .execute("UPDATE chatpulse.oauth_tokens SET validated_at = validated_at - interval '61 minutes'", &[])
+        .await
+        .unwrap();
+    let (one, other) = tokio::join!(take(&journals[0], HOUR), take(&journals[1], HOUR));
+    assert_eq!(one + other, 10);
+    assert_eq!(take(&journals[0], HOUR).await, 0);
+}
+
+#[tokio::test]
+async fn tokens_under_an_older_key_are_found_page_by_page_and_sealed_again_unless_they_changed() {
+    let database = migrated().await;
+    let journal = database.journal();
+    for id in 0..5 {
+        journal.store_token(&token(Owner::channel(id.to_string()), id, HOUR)).await.unwrap();
+    }
+    let (mut after, mut seen) = (None, 0);
+    loop {
+        let page = journal.tokens_sealed_otherwise("k2", after.as_ref(), 2).await.unwrap();
+        let Some(last) = page.last() else { break };
+        after = Some(last.owner.clone());
+        for token in &page {
+            assert!(journal.reseal_token(token, &[8], &[9], "k2").await.unwrap());
+            seen += 1;
+        }
+    }
+    assert_eq!(seen, 5);
+    assert_eq!(stored(&journal, &Owner::channel("3")).await.access, [8]);
+    let old = stored(&journal, &Owner::channel("3")).await;
+    journal.store_token(&token(Owner::channel("3"), 7, HOUR)).await.unwrap();
+    assert!(!journal.reseal_token(&old, &[0], &[0], "k3").await.unwrap());
+    assert_eq!(stored(&journal, &Owner::channel("3")).await.refresh, [2, 7]);
+}
+
+#[tokio::test]
+async fn a_browser_is_signed_in_until_it_signs_out_or_its_time_is_over() {
+    let database = migrated().await;
+    let journal = database.journal();
+    let streamer = register(&journal, Config::default()).await;
+    let owner = Owner::channel(streamer.profile.twitch_user_id.clone());
+    journal.store_token(&token(owner.clone(), 1, HOUR)).await.unwrap();
+    journal.begin_web_session(&[1; 32], streamer.id, HOUR).await.unwrap();
+    journal.begin_web_session(&[2; 32], streamer.id, HOUR).await.unwrap();
+    journal.begin_web_session(&[3; 32], streamer.id, Duration::ZERO).await.unwrap();
+    let who = async |digest: u8| journal.web_session(&[digest; 32]).await.unwrap();
+    assert_eq!((who(1).await, who(3).await, who(4).await), (Some(streamer.id), None, None));
+    assert_eq!(journal.drop_expired_web_sessions(10).await.unwrap(), 1);
+    journal.end_web_session(&[1; 32]).await.unwrap();
+    assert_eq!((who(1).await, who(2).await), (None, Some(streamer.id)));
+    journal.invalidate_token(&owner, 1, "withdrawn").await.unwrap();
+    assert_eq!(who(2).await, None, "who has no token any more is not signed in");
+    let ended = journal.end_web_sessions_of(&streamer.profile.twitch_user_id).await.unwrap();
+    assert_eq!(ended, [vec![2; 32]]);
+    assert_eq!(who(2).await, None);
+}
+
+#[tokio::test]
+async fn a_duty_is_one_instances_until_it_leaves_or_its_lease_lapses() {
+    let database = migrated().await;
+    let (one, other) = (database.journal(), another(&database));
+    assert!(one.take_duty("twitch", HOUR).await.unwrap());
+    assert!(!other.take_duty("twitch", HOUR).await.unwrap());
+    assert!(other.take_duty("elsewhere", HOUR).await.unwrap());
+    assert!(one.take_duty("twitch", HOUR).await.unwrap(), "whoever has it keeps it");
+    other.leave_duties().await.unwrap();
+    assert!(!other.take_duty("twitch", HOUR).await.unwrap(), "nobody leaves another one's duty");
+    one.leave_duties().await.unwrap();
+    assert!(other.take_duty("twitch", Duration::ZERO).await.unwrap());
+    assert!(one.take_duty("twitch", HOUR).await.unwrap(), "the lease has lapsed");
+}
+
+/// A database with a live session, whose chat is therefore wanted.
+async fn wanted() -> (MigratedDatabase, Journal, Uuid) {
+    let database = migrated().await;
+    let journal = database.journal();
+    let streamer_id = live(&journal, Config::default()).await.streamer.id;
+    (database, journal, streamer_id)
+}
+
+#[tokio::test]
+async fn a_session_wants_its_chat_and_what_is_taken_back_there() {
+    let (database, journal, streamer_id) = wanted().await;
+    let first = due(&journal).await;
+    let expected = BTreeSet::from([
+        CHAT,
+        "channel.chat.message_delete",
+        "channel.chat.clear_user_messages",
+        "channel.chat.clear",
+        "channel.shared_chat.begin",
+        "channel.shared_chat.end",
+    ]);
+    assert_eq!(kinds(&first), expected);
+    assert!(first.iter().all(|due| due.task == Task::Create && due.streamer_id == streamer_id));
+    assert_eq!(due(&another(&database)).await, [], "nobody else tries them meanwhile");
+}
+
+#[tokio::test]
+async fn a_confirmed_subscription_is_an_event_and_is_confirmed_once() {
+    let (_database, journal, streamer_id) = wanted().await;
+    let due = due(&journal).await.into_iter().find(|due| due.kind == CHAT).unwrap();
+    for _ in 0..2 {
+        assert!(journal.confirm_subscription(&due, "s1", "c1").await.unwrap());
+    }
+    let events = journal.streamer_events(streamer_id, 0, 100).await.unwrap();
+    let confirmed = Event::SubscriptionConfirmed {
+        subscription_type: CHAT.into(),
+        subscription_id: "s1".into(),
+        conduit_id: "c1".into(),
+    };
+    assert_eq!(events.iter().filter(|recorded| recorded.event == confirmed).count(), 1);
+    let known = journal.known_subscriptions(None, 10).await.unwrap();
+    assert_eq!((known.len(), known[0].subscription_id.as_str(), known[0].kind.as_str()), (1, "s1", CHAT));
+    assert_eq!(journal.known_subscriptions(Some("s1"), 10).await.unwrap(), []);
+}
+
+#[tokio::test]
+async fn a_revoked_subscription_is_wanted_again_or_waits_for_a_person() {
+    let (database, journal, streamer_id) = wanted().await;
+    for (index, due) in due(&journal).await.iter().enumerate() {
+        journal.confirm_subscription(due, &format!("s{index}"), "c1").await.unwrap();
+    }
+    let whose = journal.revoke_subscription("s0", "notification_failures_exceeded", true).await.unwrap();
+    assert_eq!(whose, Some(streamer_id));
+    assert_eq!(journal.revoke_subscription("s0", "x", true).await.unwrap(), None, "it was noted before");
+    assert_eq!(journal.revoke_subscription("s9", "x", true).await.unwrap(), None, "it is unknown");
+    journal.revoke_subscription("s1", "authorization_revoked", false).await.unwrap();
+    let standing = journal.subscriptions_of(streamer_id).await.unwrap();
+    let of = |status: &str| standing.iter().filter(|standing| standing.status == status).count();
+    assert_eq!((of("requested"), of("blocked"), of("enabled")), (1, 1, 4));
+    let blocked = standing.iter().find(|standing| standing.status == "blocked").unwrap();
+    assert_eq!(blocked.reason.as_deref(), Some("authorization_revoked"));
+    journal.request_blocked_subscriptions(Some(streamer_id)).await.unwrap();
+    let standing = journal.subscriptions_of(streamer_id).await.unwrap();
+    assert!(standing.iter().all(|standing| standing.status != "blocked"));
+    drop(database);
+}
+
+#[tokio::test]
+async fn what_twitch_refuses_is_tried_again_later_or_blocked() {
+    let (_database, journal, streamer_id) = wanted().await;
+    let all = due(&journal).await;
+    let (later, blocked) = (&all[0], &all[1]);
+    journal.postpone_subscription(later, "busy", Some(Duration::ZERO)).await.unwrap();
+    journal.postpone_subscription(blocked, "no permission", None).await.unwrap();
+    let again = due(&journal).await;
+    assert_eq!(kinds(&again), BTreeSet::from([later.kind.as_str()]));
+    assert_eq!(again[0].attempts, 1);
+    let standing = journal.subscriptions_of(streamer_id).await.unwrap();
+    let found = standing.iter().find(|standing| standing.kind == blocked.kind).unwrap();
+    assert_eq!((found.status.as_str(), found.reason.as_deref()), ("blocked", Some("no permission")));
+}
+
+#[tokio::test]
+async fn subscriptions_are_kept_for_a_while_after_the_session_and_deleted_then() {
+    let (_database, journal, streamer_id) = wanted().await;
+    for (index, due) in due(&journal).await.iter().enumerate() {
+        journal.confirm_subscription(due, &format!("s{index}"), "c1").await.unwrap();
+    }
+    let end = async |keep| journal.end_unwanted_subscriptions(keep, 100).await.unwrap();
+    assert_eq!(end(Duration::ZERO).await, 0, "the session is live");
+    journal.change_streamer(streamer_id, Command::Disable, "test").await.unwrap();
+    journal.change_streamer(streamer_id, Command::Enable, "test").await.unwrap();
+    assert_eq!(end(HOUR).await, 0, "it ended just now");
+    assert_eq!(end(Duration::ZERO).await, 6);
+    let ending = due(&journal).await;
+    assert!(ending.len() == 6 && ending.iter().all(|due| due.task == Task::Delete));
+    assert!(ending.iter().all(|due| due.subscription_id.is_some()));
+    journal.forget_subscription(&ending[0]).await.unwrap();
+    assert_eq!(journal.subscriptions_of(streamer_id).await.unwrap().len(), 5);
+}
+
+#[tokio::test]
+async fn a_session_that_starts_while_its_subscriptions_are_being_deleted_gets_new_ones() {
+    let (_database, journal, streamer_id) = wanted().await;
+    for (index, due) in due(&journal).await.iter().enumerate() {
+        journal.confirm_subscription(due, &format!("s{index}"), "c1").await.unwrap();
+    }
+    journal.change_streamer(streamer_id, Command::Disable, "test").await.unwrap();
+    let entry = journal.change_streamer(streamer_id, Command::Enable, "test").await.unwrap();
+    journal.end_unwanted_subscriptions(Duration::ZERO, 100).await.unwrap();
+    let ending = due(&journal).await;
+    crate::support::database::hold(&journal, &entry.streamer).await;
+    // Twitch has deleted them meanwhile.
+    for due in &ending {
+        journal.forget_subscription(due).await.unwrap();
+    }
+    let again = due(&journal).await;
+    assert!(again.len() == 6 && again.iter().all(|due| due.task == Task::Create), "{again:?}");
+    assert_eq!(journal.subscriptions_of(streamer_id).await.unwrap().len(), 6);
+}
+
+#[tokio::test]
+async fn what_a_live_session_lacks_is_requested() {
+    let (database, journal, streamer_id) = wanted().await;
+    assert_eq!(journal.request_missing_subscriptions(100).await.unwrap(), 0);
+    let owner = database.owner().await;
+    owner
+        .batch_execute(
+            "DELETE FROM chatpulse.eventsub_subscriptions WHERE type = 'channel.chat.clear';
+             UPDATE chatpulse.eventsub_subscriptions SET status = 'ending' WHERE type = 'channel.chat.message'",
+        )
+        .await
+        .unwrap();
+    assert_eq!(journal.request_missing_subscriptions(100).await.unwrap(), 2);
+    let standing = journal.subscriptions_of(streamer_id).await.unwrap();
+    assert!(
+        standing.len() == 6 && standing.iter().all(|standing| standing.status == "requested"),
+        "{standing:?}"
+    );
+}
+
+#[tokio::test]
+async fn what_was_not_tried_is_due_again_when_it_may_be() {
+    let (_database, journal, _) = wanted().await;
+    let taken = due(&journal).await;
+    journal.give_back_subscriptions(&taken[2..], Duration::ZERO).await.unwrap();
+    assert_eq!(due(&journal).await.len(), taken.len() - 2);
+}
+
+#[tokio::test]
+async fn another_conduit_has_all_subscriptions_made_anew() {
+    let (_database, journal, streamer_id) = wanted().await;
+    journal.note_conduit("client", "c1").await.unwrap();
+    for (index, due) in due(&journal).await.iter().enumerate() {
+        journal.confirm_subscription(due, &format!("s{index}"), "c1").await.unwrap();
+    }
+    journal.note_conduit("client", "c1").await.unwrap();
+    assert_eq!(due(&journal).await, [], "it is the same one");
+    journal.note_conduit("client", "c2").await.unwrap();
+    assert_eq!(journal.conduit("client").await.unwrap().as_deref(), Some("c2"));
+    assert_eq!(due(&journal).await.len(), 6);
+    let _ = streamer_id;
+}
