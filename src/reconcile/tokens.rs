@@ -77,7 +77,7 @@ impl Twitch {
     /// What a user's withdrawing of the authorization means: no token of theirs is of use any more.
     ///
     /// # Errors
-    /// [`ReconcileError`] when PostgreSQL is away.
+    /// [`ReconcileError`] when Twitch or PostgreSQL is away.
     pub async fn authorization_withdrawn(
         &self,
         user_id: &str,
@@ -86,7 +86,12 @@ impl Twitch {
         for owner in [Owner::channel(user_id), Owner::bot(user_id)] {
             let Some(token) = self.journal.token(&owner).await? else { continue };
             // It may be told late, or twice: the owner may have signed in again.
-            match self.client.validate(&self.vault.open_access(&token)?).await {
+            let asked = match self.vault.open_access(&token) {
+                Ok(access) => self.client.validate(&access).await,
+                // One that does not open is of no use anyway, and Twitch need not say it again.
+                Err(error) => Err(TwitchError::Unauthorized(error.to_string())),
+            };
+            match asked {
                 Ok(_) => continue,
                 Err(TwitchError::Unauthorized(_)) => {}
                 Err(error) => return Err(error.into()),

@@ -62,18 +62,6 @@ impl Vault {
         Ok(self.journal.store_token(&self.sealed(owner, login, grant)?).await?)
     }
 
-    /// The owner's access token, if there is a valid one.
-    ///
-    /// # Errors
-    /// [`ReconcileError`] when it can't be opened, or PostgreSQL is away.
-    pub async fn access(&self, owner: &Owner) -> Result<Option<AccessToken>, ReconcileError> {
-        let Some(stored) = self.journal.token(owner).await? else { return Ok(None) };
-        if stored.invalid.is_some() {
-            return Ok(None);
-        }
-        self.open_access(&stored).map(Some)
-    }
-
     /// A stored token's access token.
     ///
     /// # Errors

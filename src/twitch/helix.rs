@@ -213,15 +213,6 @@ impl Client {
         self.call(call.json(&json!({ "id": conduit_id, "shard_count": shard_count })), first).await
     }
 
-    /// Deletes a conduit; its subscriptions end with it.
-    ///
-    /// # Errors
-    /// [`TwitchError::Refused`] with 404 when there is no such conduit of this application.
-    pub async fn delete_conduit(&self, access: &AccessToken, conduit_id: &str) -> Result<(), TwitchError> {
-        let call = self.helix_call(Method::DELETE, CONDUITS, &[("id", conduit_id)], access)?.of_app();
-        self.call(call, nothing).await
-    }
-
     /// All shards of a conduit that were ever given a transport.
     ///
     /// # Errors

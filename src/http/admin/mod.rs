@@ -9,7 +9,7 @@ mod dead_letters;
 mod input;
 mod paging;
 mod precondition;
-mod sessions;
+pub(super) mod sessions;
 mod shapes;
 mod streamers;
 

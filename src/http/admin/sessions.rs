@@ -52,7 +52,8 @@ pub async fn live_shape(state: &State, live: &LiveSession) -> SessionShape {
     SessionShape::of(live.session_id, &live.head, Some(&live.holders), overlays)
 }
 
-async fn overlays(state: &State, streamer_id: Uuid) -> usize {
+/// How many overlays of a streamer are connected here.
+pub(in crate::http) async fn overlays(state: &State, streamer_id: Uuid) -> usize {
     let Some(handle) = state.services.directory.session(streamer_id) else { return 0 };
     let counted = tokio::time::timeout(COUNT_TIMEOUT, handle.address.send(CountOverlays)).await;
     counted.ok().and_then(Result::ok).unwrap_or(0)

@@ -12,7 +12,6 @@ mod health;
 mod view;
 
 use std::sync::LazyLock;
-use std::time::Duration;
 
 use actix_web::http::StatusCode;
 use actix_web::http::header::{self, HeaderValue};
@@ -23,20 +22,18 @@ use uuid::Uuid;
 
 use self::form::Posted;
 use self::view::{Dashboard, Facts, Live, Outcome};
+use super::admin::sessions::overlays;
 use super::pages;
 use super::problem::{Problem, only};
 use super::request_id::RequestId;
 use super::session::{SignedIn, check_origin, count_form, csrf_matches, csrf_token, signed_in};
 use super::state::State;
-use crate::actors::session::CountOverlays;
 use crate::domain::streamer::{Command, Refusal};
 use crate::journal::sessions::Entry;
 use crate::journal::streamers::ChangeError;
 
 /// Bytes of a form at most: the longest settings, percent-encoded, take less than half.
 const BYTES_MAX: usize = 64 * 1024;
-/// A session actor that is too busy to count its overlays is not waited for longer.
-const COUNT_TIMEOUT: Duration = Duration::from_millis(500);
 const FORM_TYPE: &str = "application/x-www-form-urlencoded";
 const DASHBOARD: &str = "/dashboard";
 const LOGIN: &str = "/auth/login";
@@ -212,13 +209,6 @@ async fn facts(state: &State, who: &SignedIn) -> Result<Facts, Problem> {
         live,
         now: state.services.clock.now(),
     })
-}
-
-/// How many overlays of a streamer are connected here.
-async fn overlays(state: &State, streamer_id: Uuid) -> usize {
-    let Some(handle) = state.services.directory.session(streamer_id) else { return 0 };
-    let counted = tokio::time::timeout(COUNT_TIMEOUT, handle.address.send(CountOverlays)).await;
-    counted.ok().and_then(Result::ok).unwrap_or(0)
 }
 
 /// Has the browser load another page of ours.
