@@ -130,13 +130,20 @@ async fn accept(
         // Err: such as a client that has gone already.
         let Ok((client, _)) = accepted else { continue };
         let random = StdRng::seed_from_u64(random.random());
-        tokio::spawn(connection(client, target, rules.clone(), random));
+        // Read here: who sees that the connection is taken may change the rule before its task runs.
+        let resets = rules.borrow().resets;
+        tokio::spawn(connection(client, target, rules.clone(), resets, random));
     }
 }
 
 /// One connection from its beginning to its end.
-async fn connection(client: TcpStream, target: SocketAddr, rules: watch::Receiver<Rule>, mut random: StdRng) {
-    let resets = rules.borrow().resets;
+async fn connection(
+    client: TcpStream,
+    target: SocketAddr,
+    rules: watch::Receiver<Rule>,
+    resets: u64,
+    mut random: StdRng,
+) {
     let reset = until_reset(rules.clone(), resets, StdRng::seed_from_u64(random.random()));
     // Without this, what is small would wait for what was sent before; Err: it has gone already.
     let _ = client.set_nodelay(true);
