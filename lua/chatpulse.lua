@@ -3,7 +3,8 @@
 --
 -- The version in the names lets two releases run side by side: a change of a function's keys,
 -- arguments, answers or meaning gets a new number, here and in src/hot/functions.rs. The functions
--- of queues and limits, in queues.lua, are appended to this file when it is loaded.
+-- of queues and limits, in queues.lua, and those of chats, in chat.lua, are appended to this file when
+-- it is loaded.
 --
 -- chatpulse_v1, the release before, works on the same keys. Both share: the session hash's fields,
 -- refs as a set of instance ids, orphans as streamer id -> time, ended as an ordinal, and the change

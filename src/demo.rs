@@ -1,6 +1,5 @@
 //! `chatpulse demo`: the whole product on one machine, with a streamer whose chat votes by itself.
 
-mod chat;
 mod secrets;
 
 use std::io::Write;
@@ -16,8 +15,8 @@ use crate::journal::streamers::ChangeError;
 use crate::local::{LocalError, Servers};
 use crate::run::{self, Listeners, RunError};
 use crate::settings::{self, Needs, Report, Secret, Settings};
-use crate::twitch::simulator::platform::{Account, Platform, PlatformOptions};
-use crate::twitch::simulator::{self, SimulatorError};
+use crate::twitch::simulator::platform::{Account, Platform, PlatformOptions, Refusal};
+use crate::twitch::simulator::{self, SimulatorError, chat, serve};
 use rand::Rng;
 
 /// The demo's streamer on the simulated Twitch.
@@ -30,15 +29,6 @@ const BOT_ID: &str = "900000000";
 const BOT_SCOPES: &[&str] = &["user:read:chat", "user:bot", "user:write:chat"];
 /// The application there.
 const CLIENT_ID: &str = "chatpulse_demo";
-/// The settings that name Twitch, in the order in which [`start_twitch`] gives them.
-const TWITCH_SETTINGS: [&str; 6] = [
-    "CHATPULSE_TWITCH__CLIENT_ID",
-    "CHATPULSE_TWITCH__CLIENT_SECRET",
-    "CHATPULSE_TWITCH__BOT_USER_ID",
-    "CHATPULSE_TWITCH__HELIX_URL",
-    "CHATPULSE_TWITCH__OAUTH_URL",
-    "CHATPULSE_TWITCH__EVENTSUB_URL",
-];
 /// Where the demo listens, if the port is free.
 const PORT: u16 = 8080;
 const OPS_PORT: u16 = 9464;
@@ -136,18 +126,17 @@ fn traffic(options: &DemoOptions, streamer: &Streamer) -> simulator::Options {
         for_words: streamer.config.config.for_triggers.clone(),
         against_words: streamer.config.config.against_triggers.clone(),
         seed: rand::rng().next_u64(),
-        quiet: true,
-        // Neither is used: what is written is said on the simulated Twitch, which signs it.
-        ..simulator::Options::new("http://127.0.0.1/", "not used by the demo")
+        ..simulator::Options::on_platform()
     }
 }
 
-/// Starts a Twitch of our own, where the streamer and the bot have allowed everything, and names it in the settings.
+/// Starts a Twitch of our own, where the streamer and the bot have allowed everything and the streamer is
+/// live, and names it in the settings.
 async fn start_twitch(
     public_url: &str,
     environment: &mut Vec<(String, String)>,
 ) -> Result<Platform, DemoError> {
-    let secret = random_secret();
+    let secret = serve::random_secret();
     let mut options = PlatformOptions::new(CLIENT_ID, Secret::new(secret.clone()));
     options.redirect_uris = vec![format!("{public_url}/auth/callback")];
     options.accounts = vec![
@@ -155,24 +144,15 @@ async fn start_twitch(
         Account::new(BOT_ID, "chatpulse_bot"),
     ];
     let platform = Platform::start(options).await?;
+    let refused = |refusal: Refusal| DemoError::Twitch(refusal.to_string());
     for (user, scopes) in [(STREAMER_ID, STREAMER_SCOPES), (BOT_ID, BOT_SCOPES)] {
-        platform.grant(user, scopes).map_err(|refusal| DemoError::Twitch(refusal.to_string()))?;
+        platform.grant(user, scopes).map_err(refused)?;
     }
+    platform.go_live(STREAMER_ID).map_err(refused)?;
     // Whatever was given: the demo plays Twitch itself.
-    environment.retain(|(key, _)| !TWITCH_SETTINGS.contains(&key.as_str()));
-    environment.extend(
-        TWITCH_SETTINGS
-            .into_iter()
-            .zip([
-                CLIENT_ID.to_owned(),
-                secret,
-                BOT_ID.to_owned(),
-                platform.helix_url(),
-                platform.oauth_url(),
-                platform.eventsub_url(),
-            ])
-            .map(|(key, value)| (key.to_owned(), value)),
-    );
+    let settings = serve::settings(&platform, CLIENT_ID, &secret, BOT_ID);
+    environment.retain(|(key, _)| settings.iter().all(|(own, _)| own != key));
+    environment.extend(settings.map(|(key, value)| (key.to_owned(), value)));
     Ok(platform)
 }
 
@@ -239,12 +219,6 @@ fn free_address(port: u16) -> SocketAddr {
     let free = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).and_then(|listener| listener.local_addr());
     free.inspect(|free| say(&format!("Port {port} is in use; taking {} instead.", free.port())))
         .unwrap_or(wanted)
-}
-
-fn random_secret() -> String {
-    let mut bytes = [0u8; 24];
-    rand::rng().fill_bytes(&mut bytes);
-    hex::encode(bytes)
 }
 
 fn demo_config() -> Config {

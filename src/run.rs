@@ -17,6 +17,7 @@ use tokio_postgres::Config;
 use uuid::Uuid;
 
 pub use self::servers::Listeners;
+use crate::actors::chat_window::ChatWindow;
 use crate::actors::committer::Committer;
 use crate::actors::feed::{self, Feed};
 use crate::actors::lookup::Lookup;
@@ -27,6 +28,7 @@ use crate::actors::supervisor::{Drain, Supervisor};
 use crate::actors::upkeep;
 use crate::domain::audience::Audience;
 use crate::hot::cache::Cache;
+use crate::hot::chat::ChatWindows;
 use crate::hot::limits::Limits;
 use crate::hot::replies::{ChatLimits, Replies};
 use crate::hot::spill::{Durability, Spill, SpillOptions};
@@ -155,6 +157,13 @@ pub async fn run(
     let mut serving = actix::spawn(async move { tokio::try_join!(public, ops).map(|_| ()) });
     tracing::info!(public = %addresses.0, ops = %addresses.1, "ready");
     twitch::start(&state);
+    actix::spawn({
+        let state = state.clone();
+        async move {
+            let is_live = |id| state.services.directory.by_streamer(id).is_some();
+            state.chat_window.keep_writing(is_live).await
+        }
+    });
     ready();
 
     tokio::select! {
@@ -173,6 +182,7 @@ pub async fn run(
     }
     stop(handles).await;
     serving.await.map_err(std::io::Error::other)??;
+    state.chat_window.finish().await;
     tracing::info!("stopped");
     Ok(())
 }
@@ -183,7 +193,7 @@ fn state(
     supervisor: Addr<Supervisor>,
     feed: Arc<Feed>,
 ) -> Result<State, RunError> {
-    let Parts { services, journal, spill, limits, cache, replies, twitch } = parts;
+    let Parts { services, journal, spill, limits, cache, windows, replies, twitch } = parts;
     Ok(State {
         lookup: Lookup::start(Arc::clone(&services)),
         retractor: Retractor::new(Arc::clone(&services), journal.clone()),
@@ -195,6 +205,8 @@ fn state(
         limits,
         cache,
         replies,
+        chat_window: Arc::new(ChatWindow::new(windows.clone())),
+        windows,
         signer: settings.security.session_key.clone().map(TicketSigner::new),
         twitch,
         supervisor,
@@ -251,6 +263,7 @@ struct Parts {
     spill: Spill,
     limits: Limits,
     cache: Cache,
+    windows: ChatWindows,
     replies: Replies,
     twitch: Option<Arc<Twitch>>,
 }
@@ -280,11 +293,13 @@ async fn parts(settings: &Settings) -> Result<Parts, RunError> {
     let clock = Arc::new(DatabaseClock::default());
     metrics.started_at_seconds.set(clock.now().0 as f64 / 1000.0);
     let services = Arc::new(Services::new(actor_options(settings), ports, clock, metrics));
-    let twitch = twitch::build(settings, &journal, &services)?;
     // Connections of their own: their time-outs are none of the votes'.
-    let cache = Cache::new(Hot::connect(&patient(redis, &redis.url))?);
+    let beside = Hot::connect(&patient(redis, &redis.url))?;
+    let twitch = twitch::build(settings, &journal, &services, &beside)?;
+    let cache = Cache::new(beside.clone());
+    let windows = ChatWindows::new(beside);
     let replies = Replies::new(Hot::connect(&patient(redis, &redis.queue_url))?, instance_id);
-    Ok(Parts { services, journal, spill, limits, cache, replies, twitch })
+    Ok(Parts { services, journal, spill, limits, cache, windows, replies, twitch })
 }
 
 pub(crate) fn spill(redis: &Redis, instance_id: Uuid) -> Result<Spill, HotError> {

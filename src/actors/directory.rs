@@ -20,8 +20,8 @@ use crate::journal::codec::ConfigRecord;
 use crate::journal::sessions::{Entry, LiveDigest, LiveVersions};
 use crate::telemetry::metrics::Metrics;
 
-/// How long the end of a session is remembered: longer than any answer of the journal takes.
-const ENDED_KNOWN: Duration = Duration::from_secs(60);
+/// No answer of the journal takes longer.
+const ANSWERED: Duration = Duration::from_secs(60);
 /// Broadcasters remembered to have no live session, at most.
 const ABSENT_MAX: usize = 200_000;
 /// Bytes of a viewer's hash that are kept: 128 bits leave no room for accidents.
@@ -40,6 +40,8 @@ pub struct LiveEntry {
     streamer_version: i64,
     /// The version of the session's stream when this was read, which grows with each pause and its end.
     session_version: i64,
+    /// When the journal answered with this.
+    answered: Instant,
     pub config: VersionedConfig,
     /// The config as Redis keeps it.
     pub config_json: String,
@@ -64,6 +66,7 @@ impl LiveEntry {
             ordinal: live.head.ordinal,
             session_version: live.head.version,
             paused: live.paused,
+            answered: Instant::now(),
             // Serialising strings and numbers has no way to fail.
             config_json: serde_json::to_string(&ConfigRecord::from(&streamer.config)).unwrap_or_default(),
             triggers: Triggers::of(&streamer.config.config),
@@ -77,9 +80,22 @@ impl LiveEntry {
         let versions = |entry: &LiveEntry| (entry.streamer_version, entry.ordinal);
         match versions(self).cmp(&versions(known)) {
             // A server that has taken over and lacks the newest session gives its ordinal to another one.
-            Equal => self.session_id == known.session_id && self.session_version < known.session_version,
+            Equal if self.session_id == known.session_id => {
+                self.session_version < known.session_version && !self.contradicts_pause(known)
+            }
             order => order == Less,
         }
+    }
+
+    /// Whether this says otherwise than `known` whether the session is paused, and was read after it: then the journal
+    /// has another history, of a server that has taken over and lacks the newest pause, or its end.
+    fn contradicts_pause(&self, known: &LiveEntry) -> bool {
+        self.paused != known.paused && known.is_settled()
+    }
+
+    /// Whether no answer is under way any more of what the journal was asked before this.
+    fn is_settled(&self) -> bool {
+        self.answered.elapsed() >= ANSWERED
     }
 
     /// A viewer as the journal keeps them: a hash under the session's key, in hex.
@@ -155,7 +171,7 @@ impl Live {
     }
 
     fn note_end(&mut self, entry: &Entry) {
-        self.ended.retain(|_, ended| ended.noticed.elapsed() < ENDED_KNOWN);
+        self.ended.retain(|_, ended| ended.noticed.elapsed() < ANSWERED);
         let ended = Ended {
             streamer_version: entry.streamer.version,
             ordinal: entry.last_ordinal,
@@ -244,13 +260,15 @@ impl Directory {
         })
     }
 
-    /// Whether what is known of a streamer's live session is older than what the journal has.
+    /// Whether what is known of a streamer's live session is older than what the journal has. Of a pause, or its end,
+    /// that has just become known, `journal` may not know yet.
     pub fn is_behind(&self, journal: &LiveVersions) -> bool {
         self.by_streamer(journal.streamer_id).is_none_or(|known| {
+            let other_pause = known.paused != journal.paused && known.is_settled();
             known.streamer_version < journal.streamer_version
                 || known.config.version < journal.config_version
                 || known.ordinal < journal.ordinal
-                || (known.ordinal == journal.ordinal && known.paused != journal.paused)
+                || (known.ordinal == journal.ordinal && other_pause)
         })
     }
 

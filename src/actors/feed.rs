@@ -145,6 +145,19 @@ pub fn adopt(services: &Services, entry: Entry) {
     tell(services, entry, live);
 }
 
+/// Brings the directory and Redis up to date with a session that a recording holds or let go of: no actor may run for it.
+pub fn adopt_recording(services: &Services, entry: Entry) {
+    let streamer_id = entry.streamer.id;
+    if let (Some(live), Some(told)) = (services.directory.adopt(&entry), &entry.live) {
+        services.mirror_later(Unmirrored { live, session: told.head.clone() });
+        services.note_holders_later(told.holders.clone());
+    }
+    if services.directory.session(streamer_id).is_some() {
+        adopt(services, entry);
+    }
+    services.directory_changed.notify_one();
+}
+
 /// Tells Redis and the actor of the session, if one runs here, what the directory has made of an entry.
 pub(super) fn tell(services: &Services, entry: Entry, live: Option<Arc<LiveEntry>>) {
     let streamer_id = entry.streamer.id;

@@ -4,12 +4,13 @@
 //! One vote's way through here, in reading order: [`cast`] (from a matched message to its answer),
 //! [`directory`] (which sessions are live), [`session`] (the actor that takes the vote),
 //! [`committer`] (one commit for all sessions' waiting votes), [`frames`] and [`outbox`] (what
-//! overlays are sent), [`overlay`] (the socket). Beside that way: [`supervisor`], [`feed`] and
-//! [`retract`] (votes that are taken back).
+//! overlays are sent), [`overlay`] (the socket). Beside that way: [`supervisor`], [`feed`],
+//! [`retract`] (votes that are taken back) and [`chat_window`] (what was said last).
 //!
 //! No handler awaits. Every queue has a bound and an outcome for when it is full.
 
 pub mod cast;
+pub mod chat_window;
 mod circuit;
 pub mod committer;
 mod debouncer;

@@ -13,10 +13,12 @@ use chatpulse::domain::config::Config;
 use chatpulse::domain::streamer::Profile;
 use chatpulse::journal::streamers::ChangeError;
 use chatpulse::local;
+use chatpulse::reconcile::vault::Rotated;
 use chatpulse::run::{self, Listeners, RunError};
 use chatpulse::settings::{self, Loaded, Needs, Settings};
 use chatpulse::telemetry::logs::{self, Format};
-use chatpulse::twitch::simulator;
+use chatpulse::twitch::simulator::serve::TwitchOptions;
+use chatpulse::twitch::simulator::{self, Simulation, SimulatorError};
 use clap::{Args, Parser, Subcommand};
 
 /// Every message of chat makes dozens of small, short-lived allocations on several threads, for which this one
@@ -43,8 +45,8 @@ enum Command {
     Serve,
     /// Runs the whole product on this machine, with a simulated Twitch
     Demo(DemoArguments),
-    /// Sends the chat of a simulated Twitch to a webhook
-    Simulate(simulator::Options),
+    /// Sends the chat of a simulated Twitch to a webhook, or with --twitch runs a whole one
+    Simulate(Simulation),
     /// Brings the database's schema to the newest version
     Migrate,
     /// Shows all settings with their sources, and everything that is wrong with them
@@ -153,7 +155,10 @@ fn is_usage(error: &anyhow::Error) -> bool {
             _ => false,
         };
     }
-    error.downcast_ref().is_some_and(run) || error.downcast_ref().is_some_and(change)
+    let simulator = |error: &SimulatorError| matches!(error, SimulatorError::Option { .. });
+    error.downcast_ref().is_some_and(run)
+        || error.downcast_ref().is_some_and(change)
+        || error.downcast_ref().is_some_and(simulator)
 }
 
 fn main() -> ExitCode {
@@ -165,7 +170,8 @@ fn main() -> ExitCode {
         }
         Command::Serve => on_system(serve(config)),
         Command::Demo(options) => on_system(run_demo(options)),
-        Command::Simulate(options) => on_system(simulate(options)),
+        Command::Simulate(Simulation::Chat(options)) => on_system(simulate_chat(*options)),
+        Command::Simulate(Simulation::Twitch(options)) => on_system(simulate_twitch(*options)),
         Command::Migrate => on_system(migrate(config)),
         Command::CheckConfig => return check_config(config),
         Command::Doctor => on_system(examine(config)),
@@ -210,22 +216,33 @@ async fn serve(config: Option<PathBuf>) -> Result<(), Failure> {
     Ok(run::run(settings, listeners, || {}, stop_signal()).await?)
 }
 
-async fn run_demo(arguments: DemoArguments) -> Result<(), Failure> {
+/// Logs for a command without settings: warnings, or what RUST_LOG asks for.
+fn log_warnings() -> Result<(), Failure> {
     let format = if std::io::stderr().is_terminal() { Format::Human } else { Format::Json };
     let filter = std::env::var("RUST_LOG").unwrap_or_else(|_| "warn".into());
-    logs::init(format, &filter).map_err(|error| Failure::Usage(error.into()))?;
+    logs::init(format, &filter).map_err(|error| Failure::Usage(error.into()))
+}
+
+async fn run_demo(arguments: DemoArguments) -> Result<(), Failure> {
+    log_warnings()?;
     let DemoArguments { data_dir, rate, channels } = arguments;
     let environment = settings::environment().collect();
     let options = DemoOptions { data_dir, rate, channels };
     Ok(demo::run(options, environment, stop_signal()).await?)
 }
 
-async fn simulate(options: simulator::Options) -> Result<(), Failure> {
+async fn simulate_chat(options: simulator::Options) -> Result<(), Failure> {
     let json = options.json;
     let report =
         simulator::run(options, stop_signal()).await.map_err(|error| Failure::Usage(error.into()))?;
     say(&report.render(json));
     if report.is_all_accepted() { Ok(()) } else { Err(anyhow!("not every message was accepted").into()) }
+}
+
+async fn simulate_twitch(options: TwitchOptions) -> Result<(), Failure> {
+    log_warnings()?;
+    let options = options.or_from(settings::environment());
+    Ok(simulator::serve::run(options, say, stop_signal()).await?)
 }
 
 async fn migrate(config: Option<PathBuf>) -> Result<(), Failure> {
@@ -307,15 +324,27 @@ async fn rotate_keys(config: Option<PathBuf>) -> Result<(), Failure> {
     let settings = load(Needs::Database, config)?;
     let mut shown = std::time::Instant::now();
     let terminal = std::io::stderr().is_terminal();
-    let resealed = run::twitch::rotate_keys(&settings, |resealed| {
+    let rotated = run::twitch::rotate_keys(&settings, |resealed| {
         if shown.elapsed() >= Duration::from_secs(1) {
             shown = std::time::Instant::now();
             let _ = write!(std::io::stderr(), "{resealed} tokens{}", if terminal { "\r" } else { "\n" });
         }
     });
-    let resealed = resealed.await?;
-    say(&format!("{resealed} tokens are encrypted with the newest key now; older keys can be removed"));
-    Ok(())
+    let Rotated { resealed, unopened } = rotated.await?;
+    for token in &unopened {
+        let _ = writeln!(std::io::stderr(), "{} ({}): {}", token.owner.row(), token.login, token.why);
+    }
+    let done = format!("{resealed} tokens are encrypted with the newest key now");
+    if unopened.is_empty() {
+        say(&format!("{done}; older keys can be removed"));
+        return Ok(());
+    }
+    say(&done);
+    let count = unopened.len();
+    Err(Failure::Work(anyhow!(
+        "{count} tokens could not be opened: put the keys that they were encrypted with into \
+         security.encryption_keys and run this again, or have their owners sign in again"
+    )))
 }
 
 /// Writes a line for people or programs. Who closes our output has seen enough.

@@ -63,7 +63,8 @@ fn judge_blocked(blocked: &StuckChats, sign_in_url: &str) -> Vec<Finding> {
             let remedy = unblocking(reason, sign_in_url);
             if is_read {
                 let said = format!(
-                    "deleted messages and banned viewers are not noticed in chats: {chats} ({reason})"
+                    "chats that are read, but not all that happens there is noticed, such as deleted messages or the \
+                     stream's end: {chats} ({reason})"
                 );
                 Finding::note(SUBSCRIPTIONS, said, remedy)
             } else {

@@ -144,7 +144,7 @@ async fn queue(settings: &Settings) -> Vec<Finding> {
     };
     match in_time(spill.probe(), HotError::Connection).await {
         Err(error) => vec![away("queue", "redis.queue_url", &redis.queue_url, &error)],
-        Ok(depth) => queue_findings(&depth, why_fleeting(&spill, settings)),
+        Ok(depth) => queue_findings(&depth, why_fleeting(&spill, settings).as_deref()),
     }
 }
 
@@ -154,14 +154,16 @@ fn away(name: &str, key: &str, url: &RedisUrl, error: &HotError) -> Finding {
 }
 
 /// Why no vote is put into the queue; `None` when its server is durable.
-fn why_fleeting(spill: &Spill, settings: &Settings) -> Option<&'static str> {
+fn why_fleeting(spill: &Spill, settings: &Settings) -> Option<String> {
     if spill.is_durable() {
         return None;
     }
-    Some(match settings.redis.queue_is_durable {
-        QueueDurability::No => "redis.queue_is_durable is \"no\"",
-        _ if settings.redis.queue_url.is_cluster() => "a cluster may lose what it has just acknowledged",
-        _ => "its server may lose what it has acknowledged, or does not tell its settings",
+    Some(match spill.why_fleeting() {
+        _ if settings.redis.queue_is_durable == QueueDurability::No => {
+            "redis.queue_is_durable is \"no\"".to_owned()
+        }
+        Some(why) => format!("its server may lose what it has acknowledged ({why})"),
+        None => "it is not known whether its server keeps what it has acknowledged".to_owned(),
     })
 }
 
@@ -170,7 +172,7 @@ fn queue_findings(depth: &Depth, why_fleeting: Option<&str>) -> Vec<Finding> {
     let mut findings = vec![match why_fleeting {
         None => Finding::good(REDIS, format!("queue: it is durable; votes that wait in it: {waiting}")),
         Some(why) => {
-            let said = format!("queue: {why}, so votes can't wait there while PostgreSQL is away");
+            let said = format!("queue: {why}, so no votes wait there while PostgreSQL is away");
             let remedy = "give its server the settings of config/redis/queue.conf, or, if it keeps what it \
                           acknowledges and can't be asked, set redis.queue_is_durable to \"yes\"";
             Finding::note(REDIS, said, remedy)
@@ -223,7 +225,9 @@ mod tests {
     fn a_fleeting_queue_is_worth_a_note_and_so_are_dead_letters() {
         let empty = Depth { waiting: 0, dead_letters: 0 };
         assert_eq!(queue_findings(&empty, None)[0].verdict, Verdict::Good);
-        assert_eq!(queue_findings(&empty, Some("why"))[0].verdict, Verdict::Note);
+        let fleeting = queue_findings(&empty, Some("appendfsync is everysec instead of always"));
+        assert_eq!(fleeting[0].verdict, Verdict::Note);
+        assert!(fleeting[0].said.contains("appendfsync is everysec"), "{}", fleeting[0].said);
         let dead = queue_findings(&Depth { waiting: 3, dead_letters: 2 }, None);
         assert!(dead[0].said.contains("wait in it: 3"));
         assert_eq!(dead[1].verdict, Verdict::Note);

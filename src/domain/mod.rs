@@ -2,7 +2,8 @@
 //!
 //! Reading order: [`time`], [`sentiment`] (the arithmetic), [`config`] (what a streamer can set),
 //! [`trigger`] (what a vote is), [`vote`], [`session`] and [`streamer`] (`decide` and `evolve`),
-//! [`retraction`] (votes that are taken back), [`holders`] (who keeps a session alive), [`rank`] (which state is newer).
+//! [`retraction`] (votes that are taken back), [`holders`] (who keeps a session alive), [`stream`] (what Twitch shows
+//! of a broadcaster), [`rank`] (which state is newer).
 
 pub mod audience;
 pub mod command;
@@ -12,6 +13,7 @@ pub mod rank;
 pub mod retraction;
 pub mod sentiment;
 pub mod session;
+pub mod stream;
 pub mod streamer;
 pub mod time;
 pub mod trigger;

@@ -3,7 +3,7 @@
 //!
 //! The clamp makes this necessary: what a vote has moved depends on all the others.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
 
 use super::sentiment::{Impulse, Mood, Params};
@@ -11,12 +11,34 @@ use super::session::{Event, JournaledVote, VotesCast, VotesRetracted};
 use super::time::Millis;
 
 /// Whose votes are taken back.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Retract {
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Retract {
     /// Of chat messages, by Twitch's ids.
-    Messages(Vec<String>),
-    /// Of a viewer, as a hash under the session's key: all so far. Later ones count.
-    Viewer(String),
+    pub messages: BTreeSet<String>,
+    /// Of viewers, as hashes under the session's key: those cast until a moment, which is one of them. Later ones
+    /// count: a viewer who was timed out comes back.
+    pub viewers: BTreeMap<String, Millis>,
+}
+
+impl Retract {
+    /// The vote of one chat message.
+    pub fn message(message_id: String) -> Retract {
+        Retract { messages: BTreeSet::from([message_id]), ..Retract::default() }
+    }
+
+    /// The votes of one viewer, a hash under the session's key, that were cast until a moment.
+    pub fn viewer(viewer: String, until: Millis) -> Retract {
+        Retract { viewers: BTreeMap::from([(viewer, until)]), ..Retract::default() }
+    }
+
+    /// Adds what else is to be taken back.
+    pub fn add(&mut self, other: Retract) {
+        self.messages.extend(other.messages);
+        for (viewer, until) in other.viewers {
+            let known = self.viewers.entry(viewer).or_insert(until);
+            *known = until.max(*known);
+        }
+    }
 }
 
 /// A session's events so far, folded without what is taken back now and what was before.
@@ -47,10 +69,7 @@ impl Refold {
     pub fn new(what: &Retract) -> Refold {
         Refold {
             what: what.clone(),
-            wanted: match what {
-                Retract::Messages(messages) => Marks::of(messages, &[], usize::MAX),
-                Retract::Viewer(viewer) => Marks::of(&[], std::slice::from_ref(viewer), usize::MAX),
-            },
+            wanted: Marks::of(&what.messages, &what.viewers, usize::MAX),
             version: 0,
             ended: false,
             now: None,
@@ -59,6 +78,14 @@ impl Refold {
             gone: Marks::default(),
             taken: Vec::new(),
         }
+    }
+
+    /// As [`Refold::new`], and up to a session's last reset taken: the event of this version, which came at `at` and
+    /// found `params` in force. What came before moves nothing any more.
+    pub fn since_reset(what: &Retract, version: i64, params: Params, at: Millis) -> Refold {
+        let mut refold = Refold { version, ..Refold::new(what) };
+        refold.begin(Fold { params, mood: Mood { at, ..Mood::default() } });
+        refold
     }
 
     /// Takes the next event of the session.
@@ -107,19 +134,19 @@ impl Refold {
         self.taken.len()
     }
 
-    /// What is taken back, and the state without it at the last event's time; `None` when that is nothing.
+    /// What is taken back, and the state without it at the last event's time; `None` when that is nothing. Messages and
+    /// viewers of whom no vote is taken back are not named.
     pub fn retracted(&mut self) -> Option<VotesRetracted> {
         if self.taken.is_empty() {
             return None;
         }
         let mood = self.mood()?.clone();
-        let taken: HashSet<Key> = self.taken.iter().map(|ballot| ballot.message).collect();
-        let (messages, viewers) = match &self.what {
-            Retract::Messages(messages) => {
-                (messages.iter().filter(|id| taken.contains(&Key::of(id))).cloned().collect(), Vec::new())
-            }
-            Retract::Viewer(viewer) => (Vec::new(), vec![viewer.clone()]),
-        };
+        let voted: HashSet<Key> = self.taken.iter().map(|ballot| ballot.message).collect();
+        let messages = self.what.messages.iter().filter(|id| voted.contains(&Key::of(id))).cloned().collect();
+        let banned = self.taken.iter().filter(|ballot| self.wanted.cover_viewer(ballot, 0));
+        let banned: HashSet<Key> = banned.map(|ballot| ballot.viewer).collect();
+        let viewers = self.what.viewers.iter().filter(|(viewer, _)| banned.contains(&Key::of(viewer)));
+        let viewers = viewers.map(|(viewer, until)| (viewer.clone(), *until)).collect();
         Some(VotesRetracted { messages, viewers, mood })
     }
 
@@ -142,10 +169,10 @@ impl Refold {
 
     /// Votes were taken back before: they count neither here nor as taken back now.
     fn forget(&mut self, retracted: &VotesRetracted) {
-        let marks = Marks::of(&retracted.messages, &retracted.viewers, self.steps.len());
+        let viewers = retracted.viewers.iter().map(|(viewer, until)| (viewer, until));
+        let marks = Marks::of(&retracted.messages, viewers, self.steps.len());
         self.taken.retain(|ballot| !marks.cover(ballot, 0));
-        self.gone.messages.extend(marks.messages);
-        self.gone.viewers.extend(marks.viewers);
+        self.gone.extend(marks);
         self.step(Step::Moment { at: retracted.mood.at });
     }
 
@@ -229,24 +256,60 @@ impl Ballot {
     }
 }
 
-/// Messages and viewers, each with the number of steps from the first in which their votes are meant.
+/// Messages and viewers whose votes are meant.
 #[derive(Debug, Default)]
 struct Marks {
+    /// Each with the number of steps from the first in which its vote is meant.
     messages: HashMap<Key, usize>,
-    viewers: HashMap<Key, usize>,
+    /// One may be banned more than once.
+    viewers: HashMap<Key, Vec<Reach>>,
+}
+
+/// The votes in so many steps from the first that were cast until a moment, which is one of them.
+#[derive(Clone, Copy, Debug)]
+struct Reach {
+    steps: usize,
+    until: Millis,
 }
 
 impl Marks {
-    fn of(messages: &[String], viewers: &[String], steps: usize) -> Marks {
-        let keys = |ids: &[String]| ids.iter().map(|id| (Key::of(id), steps)).collect();
-        Marks { messages: keys(messages), viewers: keys(viewers) }
+    fn of<'a>(
+        messages: impl IntoIterator<Item = &'a String>,
+        viewers: impl IntoIterator<Item = (&'a String, &'a Millis)>,
+        steps: usize,
+    ) -> Marks {
+        let messages = messages.into_iter().map(|id| (Key::of(id), steps)).collect();
+        let mut marks = Marks { messages, viewers: HashMap::new() };
+        for (viewer, until) in viewers {
+            marks.add_viewer(Key::of(viewer), Reach { steps, until: *until });
+        }
+        marks
+    }
+
+    /// Adds marks that reach as many steps as the known ones, or more.
+    fn extend(&mut self, later: Marks) {
+        self.messages.extend(later.messages);
+        for (viewer, reaches) in later.viewers {
+            reaches.into_iter().for_each(|reach| self.add_viewer(viewer, reach));
+        }
+    }
+
+    fn add_viewer(&mut self, viewer: Key, reach: Reach) {
+        let reaches = self.viewers.entry(viewer).or_default();
+        reaches.retain(|known| known.steps > reach.steps || known.until > reach.until);
+        reaches.push(reach);
     }
 
     /// Whether a vote in the step of this number, counted from 0, is meant.
     fn cover(&self, ballot: &Ballot, step: usize) -> bool {
-        let is_meant = |steps: &usize| step < *steps;
-        self.messages.get(&ballot.message).is_some_and(is_meant)
-            || self.viewers.get(&ballot.viewer).is_some_and(is_meant)
+        self.messages.get(&ballot.message).is_some_and(|steps| step < *steps)
+            || self.cover_viewer(ballot, step)
+    }
+
+    /// Whether such a vote is meant because of its viewer.
+    fn cover_viewer(&self, ballot: &Ballot, step: usize) -> bool {
+        let is_meant = |reach: &Reach| step < reach.steps && ballot.impulse.t <= reach.until;
+        self.viewers.get(&ballot.viewer).is_some_and(|reaches| reaches.iter().any(is_meant))
     }
 }
 

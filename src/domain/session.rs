@@ -108,8 +108,8 @@ pub struct VotesCast {
 pub struct VotesRetracted {
     /// Chat messages that had voted, by Twitch's ids.
     pub messages: Vec<String>,
-    /// Viewers, as hashes under the session's key: all their votes before this event.
-    pub viewers: Vec<String>,
+    /// Viewers, as hashes under the session's key: their votes before this event that were cast until this moment.
+    pub viewers: Vec<(String, Millis)>,
     pub mood: Mood,
 }
 

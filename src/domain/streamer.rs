@@ -4,6 +4,8 @@
 use uuid::Uuid;
 
 use super::config::{Config, Problem, VersionedConfig, check_text};
+use super::stream::{ChatHealth, Stream};
+use super::time::Millis;
 
 /// Characters of a Twitch user id at most. Twitch calls ids opaque strings.
 const TWITCH_ID_CHARS_MAX: usize = 64;
@@ -89,6 +91,24 @@ pub enum Event {
         /// Whether asking for it again may help.
         recoverable: bool,
     },
+    /// Streams are recorded from now on, or not any more.
+    RecordingChanged {
+        recorded: bool,
+    },
+    /// Twitch shows that a stream is live.
+    StreamWentLive(Stream),
+    /// Twitch shows that it is over.
+    StreamEnded {
+        /// Twitch's id of the stream.
+        stream_id: String,
+    },
+    /// The chat is doing otherwise than before.
+    ChatHealthChanged {
+        health: ChatHealth,
+        reason: Option<String>,
+        /// The last message that is known of.
+        last_message_at: Option<Millis>,
+    },
     /// The streamer has other names on Twitch.
     ProfileChanged {
         login: String,
@@ -170,7 +190,11 @@ pub fn evolve(state: Option<Streamer>, event: &Event) -> Option<Streamer> {
         Event::Registered { .. }
         | Event::SubscriptionRequested { .. }
         | Event::SubscriptionConfirmed { .. }
-        | Event::SubscriptionRevoked { .. } => {}
+        | Event::SubscriptionRevoked { .. }
+        | Event::RecordingChanged { .. }
+        | Event::StreamWentLive(_)
+        | Event::StreamEnded { .. }
+        | Event::ChatHealthChanged { .. } => {}
         Event::ProfileChanged { login, display_name } => {
             streamer.profile.login = login.clone();
             streamer.profile.display_name = display_name.clone();

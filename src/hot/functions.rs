@@ -8,7 +8,11 @@ use deadpool_redis::redis::aio::ConnectionLike;
 use deadpool_redis::redis::{Cmd, RedisResult, Value, cmd};
 
 /// The library's text, compiled in.
-const LIBRARY: &str = concat!(include_str!("../../lua/chatpulse.lua"), include_str!("../../lua/queues.lua"));
+const LIBRARY: &str = concat!(
+    include_str!("../../lua/chatpulse.lua"),
+    include_str!("../../lua/queues.lua"),
+    include_str!("../../lua/chat.lua")
+);
 
 /// The library's functions; their keys, arguments and answers are described in the library.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,6 +31,8 @@ pub(super) enum Function {
     RetryDead,
     DropConsumers,
     RateLimit,
+    ChatAppend,
+    ChatErase,
 }
 
 impl Function {
@@ -46,6 +52,8 @@ impl Function {
             Function::RetryDead => "chatpulse_v2_retry_dead",
             Function::DropConsumers => "chatpulse_v2_drop_consumers",
             Function::RateLimit => "chatpulse_v2_rate_limit",
+            Function::ChatAppend => "chatpulse_v2_chat_append",
+            Function::ChatErase => "chatpulse_v2_chat_erase",
         }
     }
 

@@ -78,6 +78,16 @@ pub fn broadcaster(twitch_user_id: &str) -> String {
     format!("chatpulse:broadcaster:{twitch_user_id}")
 }
 
+/// List: the last lines of a streamer's chat, oldest first.
+pub fn chat(streamer_id: Uuid) -> String {
+    of_streamer("chat", streamer_id)
+}
+
+/// Sorted set: streamer id → when the chat was last heard, in milliseconds.
+pub fn heard(bucket: Bucket) -> String {
+    format!("chatpulse:heard:{{{bucket}}}")
+}
+
 /// String: something that may be forgotten, of a module such as `session`.
 pub fn cache(module: &str, id: &str) -> String {
     format!("chatpulse:cache:{module}:{id}")
@@ -124,6 +134,8 @@ mod tests {
         assert_eq!(changes(bucket), "chatpulse:changes:{3f}");
         assert_eq!(changes_epoch(bucket), "chatpulse:changes:{3f}:epoch");
         assert_eq!(orphans(bucket), "chatpulse:orphans:{3f}");
+        assert_eq!(chat(STREAMER), format!("chatpulse:chat:{{3f}}:{id}"));
+        assert_eq!(heard(bucket), "chatpulse:heard:{3f}");
         assert_eq!(broadcaster("123"), "chatpulse:broadcaster:123");
     }
 

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use deadpool_redis::redis::cmd;
 use uuid::Uuid;
 
 use super::functions::Function;
@@ -61,5 +62,15 @@ impl Limits {
         call.arg(now.0).arg(window_ms).arg(limit.max).arg(Uuid::new_v4().simple().to_string());
         let (allowed, remaining, retry_after_ms): (bool, u32, u64) = self.redis.ask(call).await?;
         Ok(Verdict { allowed, remaining, retry_after: Duration::from_millis(retry_after_ms) })
+    }
+
+    /// Forgets what was counted for `subject`.
+    ///
+    /// # Errors
+    /// [`HotError`] when it may not be forgotten.
+    pub async fn forget(&self, limit: &Limit, subject: &str) -> Result<(), HotError> {
+        let mut forget = cmd("ZREMRANGEBYSCORE");
+        forget.arg(keys::rate_limit(limit.module, subject)).arg("-inf").arg("+inf");
+        self.redis.ask::<i64>(forget).await.map(|_| ())
     }
 }

@@ -5,10 +5,12 @@
 //! [`functions`] (the Lua library), [`mirror`] (the sessions' states), [`changes`] (what changed
 //! since), [`debounce`] (a viewer's last vote), [`refs`] (who holds a session). In roles of their
 //! own, and not to be lost: [`queue`] (streams with consumer groups), [`spill`] (votes that wait for
-//! the journal); and [`limits`] (how often somebody may), [`cache`] (what belongs to browsers).
+//! the journal); and [`limits`] (how often somebody may), [`cache`] (what belongs to browsers), [`chat`] (what was said
+//! last, and when), [`stream_status`] (who is live on Twitch).
 
 pub mod cache;
 pub mod changes;
+pub mod chat;
 pub mod debounce;
 pub mod functions;
 pub mod keys;
@@ -19,6 +21,7 @@ pub mod queue;
 pub mod refs;
 pub mod replies;
 pub mod spill;
+pub mod stream_status;
 
 #[cfg(test)]
 mod tests;

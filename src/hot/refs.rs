@@ -123,7 +123,7 @@ fn holders_call(holders: &Holders) -> Cmd {
     let unheld_since = holders.unheld_since.map_or(String::new(), |since| since.0.to_string());
     call.arg(streamer_id.to_string()).arg(holders.rank()).arg(unheld_since);
     call.arg(ORPHANS_TTL_MS).arg(SESSION_TTL_MS);
-    for instance_id in &holders.instances {
+    for instance_id in &holders.ids {
         call.arg(instance_id.to_string());
     }
     call

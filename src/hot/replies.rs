@@ -199,6 +199,13 @@ impl ChatLimits {
         self.allows(&MESSAGE, message_id, now).await.unwrap_or(true)
     }
 
+    /// Forgets that this message was seen as a command: it could not be obeyed, and is delivered again.
+    pub async fn forget(&self, message_id: &str) {
+        if let Err(error) = self.limits.forget(&MESSAGE, message_id).await {
+            tracing::debug!(%error, "a command in chat that failed can't be forgotten");
+        }
+    }
+
     async fn allows(&self, limit: &Limit, subject: &str, now: Millis) -> Result<bool, HotError> {
         let checked = self.limits.check(limit, subject, now).await;
         if let Err(error) = &checked {

@@ -119,6 +119,14 @@ impl Spill {
         matches!(*self.standing(), Standing::Fleeting(_))
     }
 
+    /// Why the queue's server was not durable when last asked; `None` when it was, or that is not known.
+    pub fn why_fleeting(&self) -> Option<String> {
+        match &*self.standing() {
+            Standing::Fleeting(why) => Some(why.clone()),
+            Standing::Unknown | Standing::Durable => None,
+        }
+    }
+
     /// Looks whether the queue's server is there and durable, and how much waits. To be called once
     /// a second; the one way back after it was away.
     ///

@@ -2,6 +2,7 @@
 
 mod cache;
 mod changes;
+mod chat;
 mod holders;
 mod limits;
 mod moves;
@@ -13,7 +14,9 @@ use std::collections::HashSet;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use deadpool_redis::redis::{Client, FromRedisValue, Value, aio::MultiplexedConnection, cmd};
+use deadpool_redis::redis::{
+    AsyncConnectionConfig, Client, FromRedisValue, Value, aio::MultiplexedConnection, cmd,
+};
 use futures_util::StreamExt;
 use proptest::prelude::*;
 use uuid::Uuid;
@@ -101,7 +104,9 @@ impl Server {
 
     async fn connection(&self) -> MultiplexedConnection {
         let client = Client::open(self.url.as_str()).expect("a URL");
-        client.get_multiplexed_async_connection().await.expect("a connection")
+        // The library gives up after half a second, which flushing to a busy disk may take.
+        let config = AsyncConnectionConfig::new().set_response_timeout(Some(PATIENCE));
+        client.get_multiplexed_async_connection_with_config(&config).await.expect("a connection")
     }
 
     fn hot(&self) -> Hot {
@@ -206,7 +211,7 @@ fn held_by(session: &Session, version: i64, instances: &[Uuid]) -> Holders {
         streamer_id: session.streamer_id,
         ordinal: session.ordinal,
         version,
-        instances: instances.to_vec(),
+        ids: instances.to_vec(),
         unheld_since: None,
     }
 }
@@ -584,6 +589,7 @@ async fn on_a_cluster_everything_works_and_all_keys_are_declared() {
 
     use_everything(&hot).await;
     use_every_queue(&hot).await;
+    chat::use_every_chat(&hot).await;
     let _: String = raw(&server, &["ECHO", "the-end"]).await;
 
     let mut lines = monitor.into_on_message::<Value>();
@@ -607,7 +613,7 @@ async fn on_a_cluster_everything_works_and_all_keys_are_declared() {
             _ => {}
         }
     }
-    assert_eq!(functions.len(), 14, "{functions:?}");
+    assert_eq!(functions.len(), 16, "{functions:?}");
 }
 
 /// Calls every function, each of their ways included that touches keys.

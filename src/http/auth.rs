@@ -179,12 +179,26 @@ async fn streamer_signed_in(
     }
     let owner = Owner::channel(&identity.user_id);
     twitch.vault.store(&owner, &identity.login, grant).await?;
+    // From now on the journal has whole streams, unless the streamer has said otherwise.
+    state.journal.set_recorded(streamer.id, true, true, id.as_str()).await?;
+    look_at_stream(state, &identity.user_id);
     // What was blocked for want of the permission may work now.
     state.journal.request_blocked_subscriptions(Some(streamer.id)).await?;
     twitch.due.notify_one();
     tracing::info!(login = identity.login, "a streamer signed in");
     let cookie = session::begin(state, streamer.id).await?;
     Ok(go_to("/dashboard", [cookie, session::removed_cookie(state, LOGIN)]))
+}
+
+/// Looks whether a streamer is live already, beside the answer: Twitch tells only of streams that begin later.
+pub(super) fn look_at_stream(state: &State, twitch_user_id: &str) {
+    let Some(twitch) = state.twitch.clone() else { return };
+    let twitch_user_id = twitch_user_id.to_owned();
+    actix_web::rt::spawn(async move {
+        if let Err(error) = twitch.look_at_stream(&twitch_user_id).await {
+            tracing::debug!(%error, "whether a stream is live is not known yet");
+        }
+    });
 }
 
 /// The streamer with this profile, made at the first sign-in; with the names that Twitch has today.

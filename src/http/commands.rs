@@ -1,4 +1,7 @@
-//! `!pulse` and what moderators may say after it. A command is always answered 204: Twitch has done its part.
+//! `!pulse` and what moderators may say after it. What a moderator commands is delivered again while PostgreSQL is away;
+//! to the mood of a moment ago nobody would listen any more.
+
+use uuid::Uuid;
 
 use crate::actors::directory::LiveEntry;
 use crate::domain::command::{Answer, Command, MoodNow};
@@ -13,14 +16,22 @@ use super::state::State;
 const CORRELATION: &str = "chat command";
 
 /// Does what a command says, if who says it may, and queues the answer.
-pub(super) async fn obey(command: Command, message: &ChatMessage<'_>, live: &LiveEntry, state: &State) {
+///
+/// # Errors
+/// [`JournalError::Away`] or [`JournalError::Busy`] when a moderator's command should be delivered again.
+pub(super) async fn obey(
+    command: Command,
+    message: &ChatMessage<'_>,
+    live: &LiveEntry,
+    state: &State,
+) -> Result<(), JournalError> {
     let is_broadcaster = message.chatter_user_id == message.broadcaster_user_id;
     // A streamer's own account may be the bot; others who don't vote command nothing either.
     let is_heard =
         is_broadcaster || state.audience.votes(&message.chatter_user_id, &message.chatter_user_login);
     let badges = if command == Command::Mood { Vec::new() } else { message.badges() };
     if !is_heard || !command.is_allowed(is_broadcaster, badges.iter().map(AsRef::as_ref)) {
-        return;
+        return Ok(());
     }
     let now = state.services.clock.now();
     let done = match command {
@@ -30,8 +41,15 @@ pub(super) async fn obey(command: Command, message: &ChatMessage<'_>, live: &Liv
     match done {
         Ok(Some(text)) => answer(text, message, state).await,
         Ok(None) => {}
+        Err(error) if command != Command::Mood && is_passing(&error) => return Err(error),
         Err(error) => tracing::warn!(%error, ?command, "a command in chat could not be obeyed"),
     }
+    Ok(())
+}
+
+/// Whether trying again may help.
+fn is_passing(error: &JournalError) -> bool {
+    matches!(error, JournalError::Away(_) | JournalError::Busy(_))
 }
 
 /// The mood of this moment; `None` when it was told a moment ago.
@@ -63,26 +81,40 @@ async fn steer(
     if !state.chat_limits.is_first(&message.message_id, now).await {
         return Ok(None);
     }
-    let answer = match command {
-        Command::Reset => {
-            state.journal.reset(live.streamer_id, CORRELATION).await?;
-            Answer::Reset
-        }
-        Command::Pause => {
-            state.journal.pause(live.streamer_id, CORRELATION).await?;
-            Answer::Paused
-        }
-        Command::Resume => {
-            state.journal.resume(live.streamer_id, CORRELATION).await?;
-            Answer::Resumed
-        }
-        // Told above.
-        Command::Mood => return Ok(None),
-    };
+    let changed = change(command, live.streamer_id, state).await;
+    if changed.is_err() {
+        // Else it would count as obeyed when it is delivered again.
+        state.chat_limits.forget(&message.message_id).await;
+    }
+    let Some(answer) = changed? else { return Ok(None) };
     // The change is made. If the feed can't see it now, it catches up by itself and says so in the log.
     let _ = state.feed.refresh().await;
     let may_say = state.chat_limits.may_confirm(&message.broadcaster_user_id, now).await;
     Ok(may_say.then(|| answer.to_string()))
+}
+
+/// Makes a command's change; `None` for one that makes none.
+async fn change(
+    command: Command,
+    streamer_id: Uuid,
+    state: &State,
+) -> Result<Option<Answer<'static>>, JournalError> {
+    let answer = match command {
+        Command::Mood => return Ok(None),
+        Command::Reset => {
+            state.journal.reset(streamer_id, CORRELATION).await?;
+            Answer::Reset
+        }
+        Command::Pause => {
+            state.journal.pause(streamer_id, CORRELATION).await?;
+            Answer::Paused
+        }
+        Command::Resume => {
+            state.journal.resume(streamer_id, CORRELATION).await?;
+            Answer::Resumed
+        }
+    };
+    Ok(Some(answer))
 }
 
 async fn answer(text: String, message: &ChatMessage<'_>, state: &State) {
@@ -99,5 +131,21 @@ async fn answer(text: String, message: &ChatMessage<'_>, state: &State) {
     if let Err(error) = state.replies.push(&reply).await {
         tracing::debug!(%error, "an answer in chat can't be queued");
         state.services.metrics.twitch.replies.with_label_values(&["dropped"]).inc();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_may_succeed_later_is_delivered_again() {
+        let why = String::new;
+        assert!(is_passing(&JournalError::Away(why())) && is_passing(&JournalError::Busy(why())));
+        for error in
+            [JournalError::Refused(why()), JournalError::Data(why()), JournalError::Unreadable(why())]
+        {
+            assert!(!is_passing(&error), "{error:?}");
+        }
     }
 }

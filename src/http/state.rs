@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use actix::Addr;
 
+use crate::actors::chat_window::ChatWindow;
 use crate::actors::feed::Feed;
 use crate::actors::lookup::Lookup;
 use crate::actors::places::Places;
@@ -14,6 +15,7 @@ use crate::actors::services::Services;
 use crate::actors::supervisor::Supervisor;
 use crate::domain::audience::Audience;
 use crate::hot::cache::Cache;
+use crate::hot::chat::ChatWindows;
 use crate::hot::limits::Limits;
 use crate::hot::replies::{ChatLimits, Replies};
 use crate::hot::spill::Spill;
@@ -45,6 +47,10 @@ pub struct State {
     pub audience: Audience,
     /// What the bot has to say, and how often it may.
     pub replies: Replies,
+    /// What was said lately in each chat, to be written to Redis.
+    pub chat_window: Arc<ChatWindow>,
+    /// The same, as Redis has it.
+    pub windows: ChatWindows,
     pub chat_limits: ChatLimits,
     /// None without an application at Twitch.
     pub twitch: Option<Arc<Twitch>>,

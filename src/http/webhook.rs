@@ -1,8 +1,8 @@
 //! `POST /webhooks/eventsub`: what Twitch tells. A vote is answered when it is durable.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use actix_web::http::StatusCode;
@@ -17,9 +17,13 @@ use super::problem::Problem;
 use super::session;
 use super::state::State;
 use crate::actors::cast::{Ballot, cast};
+use crate::actors::directory::LiveEntry;
 use crate::actors::retract::Unwanted;
 use crate::actors::session::VoteOutcome;
 use crate::domain::command::Command;
+use crate::domain::sentiment::Side;
+use crate::domain::stream::StreamSeen;
+use crate::hot::chat::{ChatLine, Erased};
 use crate::journal::tokens::Owner;
 use crate::reconcile::shards::Arrival;
 use crate::reconcile::subscriptions::is_recoverable;
@@ -133,10 +137,21 @@ async fn take<'a>(
             done(&webhooks.revocation)
         }
         Ok(Message::MessageDeleted { broadcaster_user_id, message_id }) => {
-            take_back(&broadcaster_user_id, Unwanted::Message(message_id.into_owned()), state).await
+            erase(&broadcaster_user_id, Erased::Message(message_id.clone().into_owned()), state);
+            let unwanted = Unwanted::Message(message_id.into_owned());
+            take_back(&broadcaster_user_id, unwanted, state, arrived).await
         }
-        Ok(Message::UserCleared { broadcaster_user_id, user_id }) => {
-            take_back(&broadcaster_user_id, Unwanted::Viewer(user_id.into_owned()), state).await
+        Ok(Message::UserCleared { broadcaster_user_id, user_id, user_login }) => {
+            erase(&broadcaster_user_id, Erased::User(user_login.into_owned()), state);
+            let unwanted = Unwanted::Viewer(user_id.into_owned());
+            take_back(&broadcaster_user_id, unwanted, state, arrived).await
+        }
+        Ok(Message::ChatCleared { broadcaster_user_id }) => {
+            erase(&broadcaster_user_id, Erased::All, state);
+            done(&webhooks.event)
+        }
+        Ok(Message::StreamChanged { broadcaster_user_id, seen }) => {
+            take_stream(&broadcaster_user_id, seen, state).await
         }
         Ok(Message::ChatEvent) => done(&webhooks.event),
         Ok(Message::AuthorizationRevoked { user_id }) => take_withdrawal(&user_id, state).await,
@@ -178,7 +193,12 @@ async fn take_revocation(revocation: &Revocation<'_>, state: &State) {
 }
 
 /// Takes back votes that a moderator does not want. Those of a session that has ended stay.
-async fn take_back<'a>(broadcaster: &str, unwanted: Unwanted, state: &'a State) -> Ending<'a> {
+async fn take_back<'a>(
+    broadcaster: &str,
+    unwanted: Unwanted,
+    state: &'a State,
+    arrived: Instant,
+) -> Ending<'a> {
     let webhooks = &state.services.metrics.webhooks;
     if !state.settings.chat.retract_votes {
         return done(&webhooks.event);
@@ -191,19 +211,28 @@ async fn take_back<'a>(broadcaster: &str, unwanted: Unwanted, state: &'a State) 
             return Ending { answer: Err(problem), counter: &webhooks.unavailable };
         }
     };
-    let (retractor, counter) = (state.retractor.clone(), state.services.metrics.votes.retracted.clone());
-    let (tell, told) = oneshot::channel();
-    // In a long session it takes longer than Twitch waits, so it goes on by itself.
-    actix_web::rt::spawn(async move {
-        let retracted = retractor.retract(&live, unwanted, "moderation").await;
-        counter.inc_by(retracted.as_ref().map_or(0, |retracted| retracted.votes as u64));
-        if let Err(Err(error)) = tell.send(retracted) {
-            tracing::warn!(%error, "votes that a moderator does not want could not be taken back");
-        }
-    });
-    match tokio::time::timeout(TAKE_BACK_WAIT, told).await {
-        Ok(Ok(Err(error))) => Ending { answer: Err(error.into()), counter: &webhooks.unavailable },
+    // In a long session it takes longer than Twitch waits, and goes on by itself.
+    let retraction = state.retractor.retract(&live, unwanted, arrived);
+    match tokio::time::timeout(TAKE_BACK_WAIT, retraction).await {
+        Ok(Err(error)) => Ending { answer: Err(error.into()), counter: &webhooks.unavailable },
         _ => done(&webhooks.event),
+    }
+}
+
+/// A stream has begun or ended: the recording holds the session, or lets go of it.
+async fn take_stream<'a>(broadcaster: &str, seen: StreamSeen, state: &'a State) -> Ending<'a> {
+    let webhooks = &state.services.metrics.webhooks;
+    let Some(twitch) = &state.twitch else { return done(&webhooks.event) };
+    match twitch.stream_told(broadcaster, seen).await {
+        Ok(_) => done(&webhooks.event),
+        Err(error) => Ending { answer: Err(error.into()), counter: &webhooks.unavailable },
+    }
+}
+
+/// The dashboard shows no message that the chat does not show any more.
+fn erase(broadcaster: &str, erased: Erased, state: &State) {
+    if let Some(live) = state.services.directory.by_broadcaster(broadcaster) {
+        state.chat_window.erase(live.streamer_id, erased);
     }
 }
 
@@ -218,8 +247,7 @@ async fn take_withdrawal<'a>(user_id: &str, state: &'a State) -> Ending<'a> {
 }
 
 async fn take_chat<'a>(message: &ChatMessage<'_>, state: &'a State, arrived: Instant) -> Ending<'a> {
-    let services = &state.services;
-    let webhooks = &services.metrics.webhooks;
+    let webhooks = &state.services.metrics.webhooks;
     let live = match state.lookup.find(&message.broadcaster_user_id).await {
         Ok(Some(live)) => live,
         Ok(None) => return done(&webhooks.no_session),
@@ -229,6 +257,24 @@ async fn take_chat<'a>(message: &ChatMessage<'_>, state: &'a State, arrived: Ins
             return Ending { answer: Err(problem), counter: &webhooks.unavailable };
         }
     };
+    let streamer_id = live.streamer_id;
+    let (ending, voted) = judge(message, live, state, arrived).await;
+    // What is refused comes again.
+    if ending.answer.is_ok() {
+        state.chat_window.note(streamer_id, line(message, voted, state, arrived));
+    }
+    ending
+}
+
+/// What a message of a live session's chat comes to, and for which side it has voted.
+async fn judge<'a>(
+    message: &ChatMessage<'_>,
+    live: Arc<LiveEntry>,
+    state: &'a State,
+    arrived: Instant,
+) -> (Ending<'a>, Option<Side>) {
+    let services = &state.services;
+    let webhooks = &services.metrics.webhooks;
     // In a shared chat the other channels' viewers are not this streamer's chat.
     let foreign = message
         .source_broadcaster_user_id
@@ -236,13 +282,14 @@ async fn take_chat<'a>(message: &ChatMessage<'_>, state: &'a State, arrived: Ins
         .is_some_and(|source| *source != message.broadcaster_user_id);
     // A streamer's own words come before commands.
     let Some(side) = live.triggers.side_of(&message.text, &message.fragments()) else {
-        return match Command::of(&message.text).filter(|_| !foreign) {
-            Some(command) => {
-                commands::obey(command, message, &live, state).await;
-                done(&webhooks.command)
-            }
+        let ending = match Command::of(&message.text).filter(|_| !foreign) {
+            Some(command) => match commands::obey(command, message, &live, state).await {
+                Ok(()) => done(&webhooks.command),
+                Err(error) => Ending { answer: Err(error.into()), counter: &webhooks.unavailable },
+            },
             None => done(&webhooks.no_vote),
         };
+        return (ending, None);
     };
     let is_heard = state.settings.chat.count_shared || !foreign;
     if live.paused
@@ -250,28 +297,42 @@ async fn take_chat<'a>(message: &ChatMessage<'_>, state: &'a State, arrived: Ins
         || !state.audience.votes(&message.chatter_user_id, &message.chatter_user_login)
     {
         services.metrics.votes.ignored.inc();
-        return done(&webhooks.no_vote);
+        return (done(&webhooks.no_vote), None);
     }
     let ballot =
         Ballot { message_id: &message.message_id, viewer_id: &message.chatter_user_id, side, arrived };
     let votes = &services.metrics.votes;
-    let counter = match cast(services, &state.supervisor, live, ballot).await {
-        VoteOutcome::Accepted => &votes.accepted,
-        VoteOutcome::Debounced => &votes.debounced,
-        VoteOutcome::Duplicate => &votes.duplicate,
-        VoteOutcome::Late => &votes.late,
-        VoteOutcome::Queued => &votes.queued,
+    let (counter, voted) = match cast(services, &state.supervisor, live, ballot).await {
+        VoteOutcome::Accepted => (&votes.accepted, Some(side)),
+        VoteOutcome::Debounced => (&votes.debounced, None),
+        VoteOutcome::Duplicate => (&votes.duplicate, Some(side)),
+        VoteOutcome::Late => (&votes.late, None),
+        VoteOutcome::Queued => (&votes.queued, Some(side)),
         VoteOutcome::Unavailable => {
             votes.unavailable.inc();
             let problem = Problem::unavailable(
                 "the vote can't be made durable just now; please deliver it again",
                 RETRY_AFTER,
             );
-            return Ending { answer: Err(problem), counter: &webhooks.unavailable };
+            return (Ending { answer: Err(problem), counter: &webhooks.unavailable }, None);
         }
     };
     counter.inc();
-    done(&webhooks.vote)
+    (done(&webhooks.vote), voted)
+}
+
+/// A message as the dashboard shows it.
+fn line(message: &ChatMessage<'_>, side: Option<Side>, state: &State, arrived: Instant) -> ChatLine {
+    let login = &message.chatter_user_login;
+    let name = if message.chatter_user_name.is_empty() { login } else { &message.chatter_user_name };
+    ChatLine {
+        message_id: message.message_id.clone().into_owned(),
+        login: login.clone().into_owned(),
+        name: name.clone().into_owned(),
+        text: message.text.clone().into_owned(),
+        at: state.services.clock.at(arrived),
+        side,
+    }
 }
 
 fn signature_headers(headers: &HeaderMap) -> Headers<'_> {

@@ -10,7 +10,9 @@ use uuid::Uuid;
 use super::JournalError;
 use crate::domain::config::{Config, Display, VersionedConfig};
 use crate::domain::sentiment::{Model, Params};
+use crate::domain::stream::{ChatHealth, Stream};
 use crate::domain::streamer::{self, Profile};
+use crate::domain::time::Millis;
 
 pub use session::decode_session_event;
 pub(super) use session::{SecondRow, second_rows, seconds};
@@ -152,6 +154,29 @@ struct RevokedData {
 }
 
 #[derive(Deserialize)]
+struct RecordingData {
+    recorded: bool,
+}
+
+#[derive(Deserialize)]
+struct WentLiveData {
+    stream_id: String,
+    started_at: i64,
+}
+
+#[derive(Deserialize)]
+struct StreamEndedData {
+    stream_id: String,
+}
+
+#[derive(Deserialize)]
+struct ChatHealthData {
+    health: String,
+    reason: Option<String>,
+    last_message_at: Option<i64>,
+}
+
+#[derive(Deserialize)]
 struct ProfileData {
     login: String,
     display_name: String,
@@ -234,6 +259,19 @@ pub fn encode_streamer_event(event: &streamer::Event) -> Encoded {
         streamer::Event::ProfileChanged { login, display_name } => {
             ("ProfileChanged", json!({ "login": login, "display_name": display_name }))
         }
+        streamer::Event::RecordingChanged { recorded } => {
+            ("RecordingChanged", json!({ "recorded": recorded }))
+        }
+        streamer::Event::StreamWentLive(Stream { id, started_at }) => {
+            ("StreamWentLive", json!({ "stream_id": id, "started_at": started_at.0 }))
+        }
+        streamer::Event::StreamEnded { stream_id } => ("StreamEnded", json!({ "stream_id": stream_id })),
+        streamer::Event::ChatHealthChanged { health, reason, last_message_at } => {
+            let last_message_at = last_message_at.map(|at| at.0);
+            let data =
+                json!({ "health": health.name(), "reason": reason, "last_message_at": last_message_at });
+            ("ChatHealthChanged", data)
+        }
         streamer::Event::Disabled => ("StreamerDisabled", json!({})),
         streamer::Event::Enabled => ("StreamerEnabled", json!({})),
     };
@@ -283,6 +321,23 @@ pub fn decode_streamer_event(
         "ProfileChanged" => {
             let ProfileData { login, display_name } = decode(event_type, data)?;
             streamer::Event::ProfileChanged { login, display_name }
+        }
+        "RecordingChanged" => streamer::Event::RecordingChanged {
+            recorded: decode::<RecordingData>(event_type, data)?.recorded,
+        },
+        "StreamWentLive" => {
+            let WentLiveData { stream_id: id, started_at } = decode(event_type, data)?;
+            streamer::Event::StreamWentLive(Stream { id, started_at: Millis(started_at) })
+        }
+        "StreamEnded" => {
+            streamer::Event::StreamEnded { stream_id: decode::<StreamEndedData>(event_type, data)?.stream_id }
+        }
+        "ChatHealthChanged" => {
+            let ChatHealthData { health, reason, last_message_at } = decode(event_type, data)?;
+            let unknown = || JournalError::Unreadable(format!("a chat that is {health}"));
+            let health = ChatHealth::named(&health).ok_or_else(unknown)?;
+            let last_message_at = last_message_at.map(Millis);
+            streamer::Event::ChatHealthChanged { health, reason, last_message_at }
         }
         "StreamerDisabled" => streamer::Event::Disabled,
         "StreamerEnabled" => streamer::Event::Enabled,

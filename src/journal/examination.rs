@@ -18,17 +18,17 @@ pub struct TokenTimes {
     pub expires_in: Duration,
 }
 
-/// A chat of which subscriptions don't come about for one reason.
+/// A channel of which subscriptions don't come about.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StuckChat {
     pub login: String,
-    /// What Twitch said; empty when nothing is known.
+    /// What Twitch said, about the chat's messages if they are missing; empty when nothing is known.
     pub reason: String,
-    /// Whether the chat's messages are among what is missing, and not only what is taken back there.
+    /// Whether the chat's messages are among what is missing, and not only what is taken back there, or its streams.
     pub messages: bool,
 }
 
-/// Some of the chats that are stuck, those without messages first, and how many there are.
+/// Some of the channels that are stuck, those without messages first, and how many there are.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct StuckChats {
     pub some: Vec<StuckChat>,
@@ -91,7 +91,7 @@ impl Journal {
         row.map(times).transpose()
     }
 
-    /// The chats of which subscriptions are stuck, at most `limit` of them, and how many there are.
+    /// The channels of which subscriptions are stuck, at most `limit` of them, and how many there are; each once.
     ///
     /// # Errors
     /// [`JournalError`] when PostgreSQL is away.
@@ -103,11 +103,12 @@ impl Journal {
         let client = self.client().await?;
         let rows = client
             .query(
-                "SELECT u.login, coalesce(e.reason, ''), bool_or(e.type = 'channel.chat.message') AS messages,
-                        count(*) OVER ()
+                "SELECT u.login,
+                        coalesce((array_agg(e.reason ORDER BY e.type <> 'channel.chat.message', e.type))[1], ''),
+                        bool_or(e.type = 'channel.chat.message') AS messages, count(*) OVER ()
                  FROM chatpulse.eventsub_subscriptions e JOIN chatpulse.users u ON u.id = e.streamer_id
                  WHERE e.status = $1 AND e.attempts >= $2
-                 GROUP BY u.login, coalesce(e.reason, '')
+                 GROUP BY u.id, u.login
                  ORDER BY messages DESC, u.login LIMIT $3",
                 &[&status, &attempts_min, &limit],
             )

@@ -4,8 +4,8 @@
 //! round trip. Reading order: [`codec`] (what events look like at rest), [`votes`] (appending a
 //! batch of votes), [`retraction`] (taking votes back), [`sessions`] (live sessions), [`holds`] (who keeps them alive),
 //! [`directory`] (following what changes), [`streamers`], [`streams`] (reading events back), [`tokens`] (sealed ones of
-//! Twitch), [`sign_ins`] (whose browsers are signed in), [`subscriptions`] (at Twitch), [`examination`] (how all that
-//! stands), [`clock`], [`migrations`].
+//! Twitch), [`sign_ins`] (whose browsers are signed in), [`subscriptions`] (at Twitch), [`recordings`] (streams that are
+//! live, and how chats are doing), [`examination`] (how all that stands), [`clock`], [`migrations`].
 
 pub mod clock;
 pub mod codec;
@@ -14,6 +14,7 @@ pub mod directory;
 pub mod examination;
 pub mod holds;
 pub mod migrations;
+pub mod recordings;
 pub mod retraction;
 mod rows;
 pub mod sessions;

@@ -49,7 +49,7 @@ pub(super) fn holders(row: &Row) -> Result<Holders, JournalError> {
         streamer_id: row.try_get("streamer_id")?,
         ordinal: row.try_get("ordinal")?,
         version: row.try_get("holders_version")?,
-        instances: row.try_get("holder_ids")?,
+        ids: row.try_get("holder_ids")?,
         unheld_since: row.try_get::<_, Option<i64>>("unheld_since_ms")?.map(Millis),
     })
 }

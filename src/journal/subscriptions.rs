@@ -1,7 +1,9 @@
 //! Subscriptions at Twitch: which are wanted, which are there, and what one instance at a time does for all.
 //!
 //! The rows are the list of what is to be done: a subscription that is wanted is tried when it is due, and due again
-//! later if Twitch would not have it.
+//! later if Twitch would not have it. Reading order: this, then `duties`.
+
+mod duties;
 
 use std::time::Duration;
 
@@ -28,7 +30,7 @@ pub struct Due {
     /// Such as `channel.chat.message`.
     pub kind: String,
     pub task: Task,
-    /// Twitch's id, where it is known.
+    /// Twitch's id, where it is known. Of one that is to be created: what Twitch had before, and may still have.
     pub subscription_id: Option<String>,
     /// How often it was tried in vain.
     pub attempts: u32,
@@ -40,6 +42,8 @@ pub struct Known {
     pub subscription_id: String,
     pub streamer_id: Uuid,
     pub kind: String,
+    /// Whether it is what is wanted. Else it is about to be replaced or deleted.
+    pub is_enabled: bool,
 }
 
 /// How a streamer's subscription stands.
@@ -53,76 +57,6 @@ pub struct SubscriptionStanding {
 }
 
 impl Journal {
-    /// Whether this instance has a duty, for another `lease`.
-    ///
-    /// # Errors
-    /// [`JournalError`] when PostgreSQL is away: then nobody has it before the lease lapses.
-    pub async fn take_duty(&self, name: &str, lease: Duration) -> Result<bool, JournalError> {
-        let client = self.client().await?;
-        let row = client
-            .query_one(
-                "SELECT chatpulse.take_duty($1, $2, make_interval(secs => $3))",
-                &[&name, &self.instance_id, &lease.as_secs_f64()],
-            )
-            .await?;
-        Ok(row.try_get(0)?)
-    }
-
-    /// The conduit that an application's notifications come through; `None` before the first.
-    ///
-    /// # Errors
-    /// [`JournalError`] when PostgreSQL is away.
-    pub async fn conduit(&self, client_id: &str) -> Result<Option<String>, JournalError> {
-        let client = self.client().await?;
-        let sql = "SELECT conduit_id FROM chatpulse.conduits WHERE client_id = $1";
-        let row = client.query_opt(sql, &[&client_id]).await?;
-        Ok(row.map(|row| row.try_get(0)).transpose()?)
-    }
-
-    /// Whether the shards of this conduit were given this callback and secret, whose digest it is.
-    ///
-    /// # Errors
-    /// [`JournalError`] when PostgreSQL is away.
-    pub async fn is_conduit_led_to(&self, conduit_id: &str, digest: &[u8; 32]) -> Result<bool, JournalError> {
-        let client = self.client().await?;
-        let sql = "SELECT EXISTS (SELECT FROM chatpulse.conduits WHERE conduit_id = $1 AND led_to = $2)";
-        Ok(client.query_one(sql, &[&conduit_id, &&digest[..]]).await?.try_get(0)?)
-    }
-
-    /// Notes that all shards of this conduit were given this callback and secret.
-    ///
-    /// # Errors
-    /// [`JournalError`] when PostgreSQL is away; it may have happened, and may be repeated.
-    pub async fn note_conduit_led_to(&self, conduit_id: &str, digest: &[u8; 32]) -> Result<(), JournalError> {
-        let client = self.client().await?;
-        let sql = "UPDATE chatpulse.conduits SET led_to = $2 WHERE conduit_id = $1";
-        client.query(sql, &[&conduit_id, &&digest[..]]).await?;
-        Ok(())
-    }
-
-    /// Notes which conduit it is, and requests again what went through another one.
-    ///
-    /// # Errors
-    /// [`JournalError`] when PostgreSQL is away; it may have happened, and may be repeated.
-    pub async fn note_conduit(&self, client_id: &str, conduit_id: &str) -> Result<(), JournalError> {
-        let client = self.client().await?;
-        client
-            .query(
-                "WITH noted AS (
-                     INSERT INTO chatpulse.conduits (client_id, conduit_id) VALUES ($1, $2)
-                     ON CONFLICT (client_id) DO UPDATE SET
-                         conduit_id = excluded.conduit_id, changed_at = clock_timestamp(),
-                         led_to = CASE WHEN conduits.conduit_id = excluded.conduit_id THEN conduits.led_to END)
-                 UPDATE chatpulse.eventsub_subscriptions SET
-                     status = 'requested', subscription_id = NULL, conduit_id = NULL, attempts = 0,
-                     due_at = clock_timestamp(), changed_at = clock_timestamp()
-                 WHERE status = 'enabled' AND conduit_id IS DISTINCT FROM $2",
-                &[&client_id, &conduit_id],
-            )
-            .await?;
-        Ok(())
-    }
-
     /// Takes on what is due, at most `limit`, chat messages first; nobody else does for `lease`.
     ///
     /// # Errors
@@ -247,6 +181,33 @@ impl Journal {
         Ok(row.try_get(0)?)
     }
 
+    /// Requests others in place of these subscriptions, which Twitch keeps until it has the others: the rows still know
+    /// them. Answers how many that are.
+    ///
+    /// # Errors
+    /// [`JournalError`] when PostgreSQL is away; it may have happened, and may be repeated.
+    pub async fn replace_subscriptions(
+        &self,
+        subscription_ids: &[String],
+        reason: &str,
+    ) -> Result<usize, JournalError> {
+        if subscription_ids.is_empty() {
+            return Ok(0);
+        }
+        let client = self.client().await?;
+        let rows = client
+            .query(
+                "UPDATE chatpulse.eventsub_subscriptions SET
+                     status = 'requested', reason = $2, attempts = 0, due_at = clock_timestamp(),
+                     changed_at = clock_timestamp()
+                 WHERE subscription_id = ANY ($1) AND status = 'enabled'
+                 RETURNING 1",
+                &[&subscription_ids, &reason],
+            )
+            .await?;
+        Ok(rows.len())
+    }
+
     /// Marks subscriptions that nobody has needed for `keep` for being deleted, at most `limit`. Answers how many.
     ///
     /// # Errors
@@ -288,16 +249,6 @@ impl Journal {
         Ok(())
     }
 
-    /// Lets go of all duties of this instance, so that others can have them at once.
-    ///
-    /// # Errors
-    /// [`JournalError`] when PostgreSQL is away; the leases lapse all the same.
-    pub async fn leave_duties(&self) -> Result<(), JournalError> {
-        let client = self.client().await?;
-        client.query("DELETE FROM chatpulse.duties WHERE instance_id = $1", &[&self.instance_id]).await?;
-        Ok(())
-    }
-
     /// Subscriptions that Twitch is believed to have, by Twitch's id, at most `limit`, after the given one.
     ///
     /// # Errors
@@ -310,8 +261,8 @@ impl Journal {
         let client = self.client().await?;
         let rows = client
             .query(
-                "SELECT subscription_id, streamer_id, type FROM chatpulse.eventsub_subscriptions
-                 WHERE subscription_id > $1 AND status = 'enabled'
+                "SELECT subscription_id, streamer_id, type, status = 'enabled'
+                 FROM chatpulse.eventsub_subscriptions WHERE subscription_id > $1
                  ORDER BY subscription_id LIMIT $2",
                 &[&after.unwrap_or_default(), &limit],
             )
@@ -321,6 +272,7 @@ impl Journal {
                 subscription_id: row.try_get(0)?,
                 streamer_id: row.try_get(1)?,
                 kind: row.try_get(2)?,
+                is_enabled: row.try_get(3)?,
             })
         };
         rows.iter().map(known).collect()

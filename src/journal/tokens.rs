@@ -1,7 +1,8 @@
 //! OAuth tokens at rest: sealed before they come here. Each question is one statement that an index answers.
 //!
 //! Only one instance at a time refreshes a token: who takes it on notes until when, skipping rows that somebody else
-//! has locked. What the answer brings is stored where the refresh token is still the one that was used.
+//! has locked. What the answer brings is stored where the refresh token is still the one that was used. What was taken
+//! on and did not come about is taken on again after all others, so that it keeps none of them waiting.
 
 use std::time::Duration;
 
@@ -115,7 +116,7 @@ impl Journal {
                      refresh_token = excluded.refresh_token, refresh_token_hash = excluded.refresh_token_hash,
                      key_id = excluded.key_id, expires_at = excluded.expires_at, status = 'valid',
                      status_reason = NULL, generation = t.generation + 1, refreshing_until = NULL,
-                     validated_at = clock_timestamp(), changed_at = clock_timestamp()",
+                     validated_at = clock_timestamp(), validating_until = NULL, changed_at = clock_timestamp()",
                 &[
                     &new.owner.kind.name(),
                     &new.owner.id,
@@ -145,7 +146,7 @@ impl Journal {
                      scopes = $4, access_token = $5, refresh_token = $6, refresh_token_hash = $7, key_id = $8,
                      expires_at = clock_timestamp() + make_interval(secs => $9), status = 'valid',
                      status_reason = NULL, generation = generation + 1, refreshing_until = NULL,
-                     validated_at = clock_timestamp(), changed_at = clock_timestamp()
+                     validated_at = clock_timestamp(), validating_until = NULL, changed_at = clock_timestamp()
                  WHERE refresh_token_hash IN ($1, $7) AND owner_kind = $2 AND owner_id = $3
                  RETURNING 1",
                 &[
@@ -178,7 +179,7 @@ impl Journal {
     }
 
     /// Takes on refreshing of tokens that expire within `ahead`, for `lease`: nobody else does meanwhile. Those
-    /// that somebody is refreshing are left out.
+    /// that somebody is refreshing are left out; those that somebody has taken on in vain come last.
     ///
     /// # Errors
     /// [`JournalError`] when PostgreSQL is away; they may be taken on all the same, until the lease lapses.
@@ -193,7 +194,7 @@ impl Journal {
                  SELECT owner_kind, owner_id FROM chatpulse.oauth_tokens
                  WHERE status = 'valid' AND expires_at < clock_timestamp() + make_interval(secs => $1)
                    AND (refreshing_until IS NULL OR refreshing_until < clock_timestamp())
-                 ORDER BY expires_at LIMIT $3
+                 ORDER BY refreshing_until NULLS FIRST, expires_at LIMIT $3
                  FOR UPDATE SKIP LOCKED)
              UPDATE chatpulse.oauth_tokens t
              SET refreshing_until = clock_timestamp() + make_interval(secs => $2)
@@ -229,27 +230,54 @@ impl Journal {
         client.query_opt(&sql, &params).await?.as_ref().map(stored).transpose()
     }
 
-    /// Takes on asking Twitch whether tokens are still valid: those that were not asked about for `every`.
+    /// Takes on asking Twitch whether tokens are still valid: those of which Twitch has not said so for `every`. Nobody
+    /// else asks for `lease`; those about which somebody has asked in vain come last.
     ///
     /// # Errors
-    /// [`JournalError`] when PostgreSQL is away; they may be taken on all the same.
+    /// [`JournalError`] when PostgreSQL is away; they may be taken on all the same, until the lease lapses.
     pub async fn take_unvalidated_tokens(
         &self,
         every: Duration,
+        lease: Duration,
         limit: i64,
     ) -> Result<Vec<StoredToken>, JournalError> {
         let sql = format!(
             "WITH due AS (
                  SELECT owner_kind, owner_id FROM chatpulse.oauth_tokens
                  WHERE status = 'valid' AND validated_at < clock_timestamp() - make_interval(secs => $1)
-                 ORDER BY validated_at LIMIT $2
+                   AND (validating_until IS NULL OR validating_until < clock_timestamp())
+                 ORDER BY validating_until NULLS FIRST, validated_at LIMIT $3
                  FOR UPDATE SKIP LOCKED)
-             UPDATE chatpulse.oauth_tokens t SET validated_at = clock_timestamp()
+             UPDATE chatpulse.oauth_tokens t
+             SET validating_until = clock_timestamp() + make_interval(secs => $2)
              FROM due d WHERE t.owner_kind = d.owner_kind AND t.owner_id = d.owner_id
              RETURNING {COLUMNS}"
         );
         let client = self.client().await?;
-        client.query(&sql, &[&every.as_secs_f64(), &limit]).await?.iter().map(stored).collect()
+        let params: [&(dyn tokio_postgres::types::ToSql + Sync); 3] =
+            [&every.as_secs_f64(), &lease.as_secs_f64(), &limit];
+        client.query(&sql, &params).await?.iter().map(stored).collect()
+    }
+
+    /// Notes that Twitch has just said that these tokens are valid, as far as they are still the same ones.
+    ///
+    /// # Errors
+    /// [`JournalError`] when PostgreSQL is away: they are due again when the lease lapses.
+    pub async fn note_validated(&self, tokens: &[&StoredToken]) -> Result<(), JournalError> {
+        let kinds: Vec<&str> = tokens.iter().map(|token| token.owner.kind.name()).collect();
+        let ids: Vec<&str> = tokens.iter().map(|token| token.owner.id.as_str()).collect();
+        let generations: Vec<i64> = tokens.iter().map(|token| token.generation).collect();
+        let client = self.client().await?;
+        client
+            .query(
+                "UPDATE chatpulse.oauth_tokens t
+                 SET validated_at = clock_timestamp(), validating_until = NULL
+                 FROM unnest($1::text[], $2::text[], $3::bigint[]) AS v (owner_kind, owner_id, generation)
+                 WHERE t.owner_kind = v.owner_kind AND t.owner_id = v.owner_id AND t.generation = v.generation",
+                &[&kinds, &ids, &generations],
+            )
+            .await?;
+        Ok(())
     }
 
     /// Notes that a token of this generation is not valid any more, and why. `false` when there is a newer one, or it

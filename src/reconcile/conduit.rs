@@ -37,7 +37,10 @@ impl Twitch {
                 async |token: &_| self.client.resize_conduit(token, &conduit.id, self.options.shards).await;
             self.app.call(resize).await?;
         }
-        self.journal.note_conduit(self.client.client_id(), &conduit.id).await?;
+        // That looks through all subscriptions for those of another one.
+        if known.as_ref() != Some(&conduit.id) {
+            self.journal.note_conduit(self.client.client_id(), &conduit.id).await?;
+        }
         Ok(conduit.id)
     }
 

@@ -1,10 +1,13 @@
-//! One instance at a time looks after the conduit and the subscriptions; when it dies another one takes over.
+//! One instance at a time looks after the conduit, the subscriptions, recorded streams and the health of chats; when it
+//! dies another one takes over.
 
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use super::streams::{Looked, Sweep};
 use super::subscriptions::Progress;
 use super::{ReconcileError, Twitch, backoff};
+use crate::domain::time::Millis;
 
 pub(crate) const DUTY: &str = "twitch";
 /// Another instance takes over after so long without a sign of life.
@@ -17,6 +20,9 @@ const SHARDS_EVERY: Duration = Duration::from_secs(20);
 const UNWANTED_LOOKS: u32 = 20;
 const UNWANTED_EVERY_MAX: Duration = Duration::from_secs(30);
 const COMPARE_EVERY: Duration = Duration::from_secs(600);
+const CHATS_EVERY: Duration = Duration::from_secs(10);
+/// Subscriptions that are requested in one statement.
+const REQUESTED_A_CALL: i32 = 500;
 /// Expired sign-ins forgotten at a look.
 const EXPIRED_A_CALL: i64 = 1_000;
 /// After a failure, and after many.
@@ -33,6 +39,18 @@ struct OnDuty {
     shards_looked_at: Option<Instant>,
     unwanted_ended_at: Option<Instant>,
     compared_at: Option<Instant>,
+    chats_checked_at: Option<Instant>,
+    /// From when on chats are known to have been heard without a break.
+    heard_from: Millis,
+    sweep: Sweep,
+}
+
+impl OnDuty {
+    /// Leaves Twitch alone for so long. Answers how long to wait before the next look.
+    fn leave_alone(&mut self, wait: Duration) -> Duration {
+        self.limited_until = Some(Instant::now() + wait);
+        wait.min(LEASE / 3)
+    }
 }
 
 impl Twitch {
@@ -90,6 +108,7 @@ impl Twitch {
         if !self.keeps_duty().await? {
             if on_duty.take().is_some() {
                 self.subscriptions.reset();
+                self.chats.reset();
             }
             return Ok(LEASE / 3);
         }
@@ -97,6 +116,20 @@ impl Twitch {
             Some(duty) => duty,
             None => on_duty.insert(self.begin_duty().await?),
         };
+        // First, since it needs no Twitch.
+        if is_due(&mut duty.chats_checked_at, CHATS_EVERY) {
+            self.check_chats(&mut duty.heard_from, self.clock.now()).await?;
+        }
+        self.look_around(duty).await?;
+        if let Some(left) = duty.limited_until.and_then(|until| until.checked_duration_since(Instant::now()))
+        {
+            return Ok(left.min(LEASE / 3));
+        }
+        self.work_off(duty).await
+    }
+
+    /// Looks, where it is time to, whether conduit and subscriptions are as they should be.
+    async fn look_around(&self, duty: &mut OnDuty) -> Result<(), ReconcileError> {
         if is_due(&mut duty.shards_looked_at, SHARDS_EVERY) {
             let conduit_id = self.ensure_conduit().await?;
             self.lead_shards_here(&conduit_id).await?;
@@ -109,31 +142,47 @@ impl Twitch {
             self.count_subscriptions().await?;
             self.journal.drop_expired_web_sessions(EXPIRED_A_CALL).await?;
         }
+        // Also when the duty begins.
         if is_due(&mut duty.compared_at, COMPARE_EVERY) {
+            self.request_stream_subscriptions().await?;
             self.compare_subscriptions(&duty.conduit_id).await?;
         }
-        if let Some(left) = duty.limited_until.and_then(|until| until.checked_duration_since(Instant::now()))
-        {
-            return Ok(left.min(LEASE / 3));
-        }
+        Ok(())
+    }
+
+    /// Works off some of what is due, and looks at some streams. Answers how long to wait before the next look.
+    async fn work_off(&self, duty: &mut OnDuty) -> Result<Duration, ReconcileError> {
         let progress = self.work_off_due(&duty.conduit_id).await?;
         // Chats come first.
         if !duty.application_subscribed && progress == Progress::Done {
             self.ensure_application_subscriptions(&duty.conduit_id).await?;
             duty.application_subscribed = true;
         }
-        Ok(match progress {
-            Progress::Done => LOOK_EVERY,
-            Progress::More => Duration::ZERO,
-            Progress::Limited(wait) => {
-                duty.limited_until = Some(Instant::now() + wait);
-                wait.min(LEASE / 3)
-            }
+        let all = match progress {
+            Progress::Done => true,
+            Progress::More => false,
+            Progress::Limited(wait) => return Ok(duty.leave_alone(wait)),
             Progress::ConduitGone => {
                 duty.shards_looked_at = None;
-                FIRST_PAUSE
+                return Ok(FIRST_PAUSE);
             }
+        };
+        Ok(match self.look_at_streams(&mut duty.sweep).await? {
+            // Both take from one bucket.
+            Looked::Limited(wait) => duty.leave_alone(wait),
+            Looked::Done if all => LOOK_EVERY,
+            Looked::Done | Looked::More => Duration::ZERO,
         })
+    }
+
+    /// Requests what tells when recorded streams begin and end, where that got lost.
+    async fn request_stream_subscriptions(&self) -> Result<(), ReconcileError> {
+        loop {
+            let requested = self.journal.request_missing_stream_subscriptions(REQUESTED_A_CALL).await?;
+            if requested < u64::from(REQUESTED_A_CALL.unsigned_abs()) || !self.keeps_duty().await? {
+                return Ok(());
+            }
+        }
     }
 
     async fn count_subscriptions(&self) -> Result<(), ReconcileError> {
@@ -156,6 +205,9 @@ impl Twitch {
             shards_looked_at: Some(Instant::now()),
             unwanted_ended_at: None,
             compared_at: None,
+            chats_checked_at: None,
+            heard_from: self.clock.now(),
+            sweep: Sweep::default(),
         })
     }
 }

@@ -1,15 +1,19 @@
-//! Keeping Twitch and us in line: tokens that stay valid, a conduit whose shards lead here, and the subscriptions that
-//! the live sessions need. All of it heals by itself, and says so where only a person can help.
+//! Keeping Twitch and us in line: tokens that stay valid, a conduit whose shards lead here, the subscriptions that the
+//! live sessions need, which streams are live, and how chats are doing. All of it heals by itself, and says so where
+//! only a person can help.
 //!
 //! Reading order: [`vault`] (tokens, sealed), [`app_token`] (the application's own), [`tokens`] (refreshed ahead of
-//! their end, asked about hourly), [`conduit`], [`subscriptions`], [`duty`] (one instance does it for all),
+//! their end, asked about hourly), [`conduit`], [`subscriptions`], [`streams`] (which are live, so that they are
+//! recorded), [`chat_health`] (which chats are silent or can't be read), [`duty`] (one instance does it for all),
 //! [`shards`] (over WebSockets, where Twitch can't reach us), [`replies`] (what the bot says).
 
 pub mod app_token;
+pub mod chat_health;
 pub mod conduit;
 pub mod duty;
 pub mod replies;
 pub mod shards;
+pub mod streams;
 pub mod subscriptions;
 pub mod tokens;
 pub mod vault;
@@ -24,6 +28,10 @@ use tokio::sync::Notify;
 
 use self::app_token::AppToken;
 use self::vault::Vault;
+use crate::hot::chat::ChatWindows;
+use crate::hot::stream_status::StreamStatuses;
+use crate::journal::clock::DatabaseClock;
+use crate::journal::sessions::Entry;
 use crate::journal::{Journal, JournalError};
 use crate::security::keyring::KeyringError;
 use crate::settings::Secret;
@@ -39,6 +47,8 @@ pub struct TwitchOptions {
     pub shards: u32,
     /// How long a chat's subscriptions are kept after its session has ended.
     pub keep: Duration,
+    /// A live stream's chat counts as silent once nothing has been heard of it for so long.
+    pub silent_after: Duration,
 }
 
 /// How Twitch delivers notifications.
@@ -57,6 +67,13 @@ pub struct Twitch {
     pub client: Client,
     pub app: AppToken,
     pub vault: Vault,
+    /// What was last seen of streams.
+    pub statuses: StreamStatuses,
+    /// When chats were last heard.
+    pub windows: ChatWindows,
+    pub clock: Arc<DatabaseClock>,
+    /// Told of each streamer whose stream began or ended, or whose recording did: who holds the session has changed.
+    pub changed: Arc<dyn Fn(&Entry) + Send + Sync>,
     /// Set once the instance is about to stop: it takes no duty any more.
     pub stopping: AtomicBool,
     /// Something is due sooner than the next look.
@@ -65,6 +82,8 @@ pub struct Twitch {
     pub shards_in_doubt: Arc<Notify>,
     /// Subscriptions by status, shown by the instance that looks after them.
     pub subscriptions: IntGaugeVec,
+    /// Chats in trouble by health, likewise.
+    pub chats: IntGaugeVec,
 }
 
 /// Why something with Twitch did not come about.

@@ -4,12 +4,14 @@
 //! There is no acknowledgement that Twitch waits for: what a dying instance has taken and not journaled is lost.
 
 use std::collections::BTreeSet;
+use std::future::pending;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
+use tokio::time::{Instant, MissedTickBehavior};
 
 use super::{ReconcileError, Twitch, backoff};
 use crate::twitch::helix::ShardTransport;
@@ -37,14 +39,6 @@ pub struct Arrival {
     pub kind: MessageKind,
     /// JSON as in a webhook's body.
     pub body: Vec<u8>,
-}
-
-/// Why a shard is let go of.
-enum LetGo {
-    /// Another instance holds it.
-    Lost,
-    /// The session is over; another one is begun.
-    Over(Reason),
 }
 
 impl Twitch {
@@ -97,65 +91,79 @@ impl Twitch {
         None
     }
 
-    /// Holds one shard, over one session after another, until another instance has it.
+    /// Holds one shard until another instance has it. The lease is renewed whatever else has to wait.
     async fn hold_shard(&self, shard: u32, url: &str, inbox: &mpsc::Sender<Arrival>) {
-        let mut failures = 0;
+        tokio::select! {
+            () = self.keep_lease(shard) => {}
+            () = self.hold_sessions(shard, url, inbox) => {}
+        }
+    }
+
+    /// Renews a shard's lease, until another instance has it, or this one is about to stop.
+    async fn keep_lease(&self, shard: u32) {
+        let mut renew = tokio::time::interval(LOOK_EVERY);
+        renew.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
-            let began = tokio::time::Instant::now();
-            match self.hold_session(shard, url, inbox).await {
-                LetGo::Lost => return,
-                LetGo::Over(reason) => {
-                    failures = if began.elapsed() > LONGEST_PAUSE { 0 } else { failures + 1 };
-                    let pause = backoff(failures, FIRST_PAUSE, LONGEST_PAUSE);
-                    tracing::warn!(shard, %reason, ?pause, "a shard's session is over; it begins anew");
-                    tokio::time::sleep(pause).await;
-                }
+            renew.tick().await;
+            if self.stopping.load(Ordering::Acquire) {
+                return;
+            }
+            // While PostgreSQL is away nobody else can take it either.
+            if let Ok(false) = self.journal.take_duty(&duty(shard), LEASE).await {
+                tracing::warn!(shard, "another instance holds a shard of Twitch's conduit now");
+                return;
             }
         }
     }
 
-    async fn hold_session(&self, shard: u32, url: &str, inbox: &mpsc::Sender<Arrival>) -> LetGo {
+    /// Has one session after another, for as long as somebody takes what they bring.
+    async fn hold_sessions(&self, shard: u32, url: &str, inbox: &mpsc::Sender<Arrival>) {
+        let mut failures = 0;
+        loop {
+            let began = Instant::now();
+            let Some(reason) = self.hold_session(shard, url, inbox).await else { return };
+            failures = if began.elapsed() > LONGEST_PAUSE { 0 } else { failures + 1 };
+            let pause = backoff(failures, FIRST_PAUSE, LONGEST_PAUSE);
+            tracing::warn!(shard, %reason, ?pause, "a shard's session is over; it begins anew");
+            tokio::time::sleep(pause).await;
+        }
+    }
+
+    /// Has one session to its end: it is read, attached to the shard, and what it brings is passed on, none of which
+    /// waits for the others. Answers why it ended; `None` when nobody takes what it brings.
+    async fn hold_session(&self, shard: u32, url: &str, inbox: &mpsc::Sender<Arrival>) -> Option<Reason> {
         let options =
             SocketOptions { url: url.to_owned(), keepalive: KEEPALIVE, connect_timeout: CONNECT_MAX };
-        let (tell, mut told) = mpsc::channel(TOLD_MAX);
-        let session = socket::run(&options, tell, std::future::pending());
-        let mut session = std::pin::pin!(session);
-        let mut renew = tokio::time::interval(LOOK_EVERY);
-        let mut attach = tokio::time::interval(ATTACH_AGAIN);
+        let (tell, told) = mpsc::channel(TOLD_MAX);
+        let (welcome, welcomed) = watch::channel(None);
+        let session = async {
+            socket::run(&options, tell, pending()).await;
+            // Why it ended is what it told last, after all that came before.
+            pending::<()>().await
+        };
+        tokio::select! {
+            ended = pass_on(shard, told, &welcome, inbox) => ended,
+            // These two go on for ever.
+            () = session => None,
+            () = self.keep_attached(shard, welcomed) => None,
+        }
+    }
+
+    /// Sees to it that Twitch sends the shard's notifications to the session that was welcomed last.
+    async fn keep_attached(&self, shard: u32, mut welcomed: watch::Receiver<Option<String>>) {
         let mut attachment = Attachment::default();
-        let mut over = None;
+        let mut look = tokio::time::interval(ATTACH_AGAIN);
+        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
-                reason = &mut session, if over.is_none() => over = Some(reason),
-                _ = renew.tick() => {
-                    // While PostgreSQL is away nobody else can take it either.
-                    if self.stopping.load(Ordering::Acquire) {
-                        return LetGo::Lost;
-                    }
-                    if let Ok(false) = self.journal.take_duty(&duty(shard), LEASE).await {
-                        return LetGo::Lost;
-                    }
+                _ = look.tick() => {}
+                Ok(()) = welcomed.changed() => {
+                    let session_id = welcomed.borrow_and_update().clone();
+                    attachment = Attachment { session_id, ..Attachment::default() };
                 }
-                _ = attach.tick() => {
-                    if let Err(error) = self.attach(shard, &mut attachment).await {
-                        tracing::debug!(shard, %error, "a shard is not attached yet");
-                    }
-                }
-                told = told.recv() => match told {
-                    Some(Told::Welcome { session_id }) => {
-                        attachment = Attachment { session_id: Some(session_id), ..Attachment::default() };
-                        attach.reset_immediately();
-                    }
-                    Some(Told::Message { kind, body, .. }) => {
-                        if inbox.send(Arrival { kind, body }).await.is_err() {
-                            return LetGo::Lost;
-                        }
-                    }
-                    Some(Told::Unknown(kind)) => tracing::debug!(shard, kind, "a message of Twitch is ignored"),
-                    Some(Told::Ended(reason)) => return LetGo::Over(reason),
-                    // All that it told is taken.
-                    None => return LetGo::Over(over.unwrap_or(Reason::Stopped)),
-                },
+            }
+            if let Err(error) = self.attach(shard, &mut attachment).await {
+                tracing::debug!(shard, %error, "a shard is not attached yet");
             }
         }
     }
@@ -168,7 +176,11 @@ impl Twitch {
         }
         let Some(conduit_id) = self.journal.conduit(self.client.client_id()).await? else { return Ok(()) };
         if attachment.checked_at.is_some() && self.is_attached(&conduit_id, shard, &session_id).await? {
-            attachment.checked_at = Some(tokio::time::Instant::now());
+            attachment.checked_at = Some(Instant::now());
+            return Ok(());
+        }
+        // Who was frozen may have lost the shard meanwhile, and must not take it back; nor must who is about to stop.
+        if self.stopping.load(Ordering::Acquire) || !self.journal.take_duty(&duty(shard), LEASE).await? {
             return Ok(());
         }
         let shards = [(shard.to_string(), ShardTransport::Websocket { session_id })];
@@ -177,7 +189,7 @@ impl Twitch {
             return Err(ReconcileError::Token(format!("Twitch refused the shard: {}", error.message)));
         }
         tracing::info!(shard, "this instance holds a shard of Twitch's conduit");
-        attachment.checked_at = Some(tokio::time::Instant::now());
+        attachment.checked_at = Some(Instant::now());
         Ok(())
     }
 
@@ -195,12 +207,32 @@ impl Twitch {
     }
 }
 
+/// Passes on what a session tells, to its end. Answers why it ended; `None` when nobody takes messages any more.
+async fn pass_on(
+    shard: u32,
+    mut told: mpsc::Receiver<Told>,
+    welcome: &watch::Sender<Option<String>>,
+    inbox: &mpsc::Sender<Arrival>,
+) -> Option<Reason> {
+    while let Some(told) = told.recv().await {
+        match told {
+            Told::Welcome { session_id } => {
+                welcome.send_replace(Some(session_id));
+            }
+            Told::Message { kind, body, .. } => inbox.send(Arrival { kind, body }).await.ok()?,
+            Told::Unknown(kind) => tracing::debug!(shard, kind, "a message of Twitch is ignored"),
+            Told::Ended(reason) => return Some(reason),
+        }
+    }
+    Some(Reason::Stopped)
+}
+
 /// How a session and its shard are connected.
 #[derive(Default)]
 struct Attachment {
     session_id: Option<String>,
     /// When they were last known to be.
-    checked_at: Option<tokio::time::Instant>,
+    checked_at: Option<Instant>,
 }
 
 impl Attachment {
@@ -212,4 +244,51 @@ impl Attachment {
 /// The name of the duty to hold a shard.
 pub(crate) fn duty(shard: u32) -> String {
     format!("shard-{shard}")
+}
+
+#[cfg(test)]
+mod tests {
+    use time::OffsetDateTime;
+
+    use super::*;
+
+    fn message(number: u8) -> Told {
+        Told::Message {
+            kind: MessageKind::Notification,
+            message_id: number.to_string(),
+            sent_at: OffsetDateTime::UNIX_EPOCH,
+            body: vec![number],
+        }
+    }
+
+    #[tokio::test]
+    async fn what_a_session_tells_is_passed_on_to_its_end_however_slowly_it_is_taken() {
+        let (tell, told) = mpsc::channel(8);
+        let (welcome, welcomed) = watch::channel(None);
+        let (inbox, mut arrivals) = mpsc::channel::<Arrival>(1);
+        let welcomed_as = Told::Welcome { session_id: "s1".into() };
+        for told in [welcomed_as, message(1), message(2), message(3), Told::Ended(Reason::Silent)] {
+            tell.send(told).await.unwrap();
+        }
+        let taken = async {
+            let mut taken = Vec::new();
+            for _ in 0..3 {
+                taken.extend(arrivals.recv().await.map(|arrival| arrival.body));
+            }
+            taken
+        };
+        let (ended, taken) = tokio::join!(pass_on(0, told, &welcome, &inbox), taken);
+        assert_eq!((ended, taken), (Some(Reason::Silent), vec![vec![1], vec![2], vec![3]]));
+        assert_eq!(welcomed.borrow().as_deref(), Some("s1"));
+    }
+
+    #[tokio::test]
+    async fn a_session_is_given_up_when_nobody_takes_what_it_brings() {
+        let (tell, told) = mpsc::channel(8);
+        let (welcome, _welcomed) = watch::channel(None);
+        let (inbox, arrivals) = mpsc::channel(1);
+        drop(arrivals);
+        tell.send(message(1)).await.unwrap();
+        assert_eq!(pass_on(0, told, &welcome, &inbox).await, None);
+    }
 }

@@ -24,12 +24,18 @@ const KNOWN_A_CALL: i64 = 5_000;
 const ENABLED: &str = "enabled";
 /// While Twitch lets us do no more: short, so that the duty is kept.
 const LIMITED_PAUSE: Duration = Duration::from_secs(5);
+/// With fewer points left, others get a turn between two calls: Twitch gives some ten points a second back.
+const FEW_POINTS: u32 = 50;
+const OTHERS_TURN: Duration = Duration::from_millis(150);
 /// What was made lately may be somebody's who has not noted it yet.
 const YOUNG: time::Duration = time::Duration::minutes(2);
 
 /// What a subscription's condition names besides the broadcaster.
 const READER: &str = "user_id";
 const BROADCASTER: &str = "broadcaster_user_id";
+/// What the types begin with that are read as somebody.
+const CHAT_KINDS: &str = "channel.chat.";
+const OTHER_READER: &str = "twitch.bot_user_id is another account now";
 
 /// How far a batch came.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,6 +72,7 @@ impl Twitch {
             if !self.keeps_duty().await? {
                 return Ok(Progress::Done);
             }
+            self.give_others_a_turn().await;
             let worked = match one.task {
                 Task::Create => self.create(one, conduit_id).await,
                 Task::Delete => self.delete(one).await,
@@ -82,6 +89,13 @@ impl Twitch {
             return Ok(stopped);
         }
         Ok(if all { Progress::Done } else { Progress::More })
+    }
+
+    /// Waits a moment while little is left of the rate limit, which shards and answers in chat need, too.
+    async fn give_others_a_turn(&self) {
+        if self.client.allowance().is_some_and(|left| left < FEW_POINTS) {
+            tokio::time::sleep(OTHERS_TURN).await;
+        }
     }
 
     async fn create(&self, due: &Due, conduit_id: &str) -> Result<(), ReconcileError> {
@@ -106,9 +120,12 @@ impl Twitch {
             self.journal.postpone_subscription(due, &error.to_string(), Some(pause)).await?;
             return Err(error.clone().into());
         }
-        match verdict(answered) {
+        match verdict(answered, due.subscription_id.as_deref()) {
             Verdict::Confirmed(id) => {
                 self.journal.confirm_subscription(due, &id, conduit_id).await?;
+                if let Some(before) = due.subscription_id.as_ref().filter(|before| **before != id) {
+                    self.delete_replaced(before).await;
+                }
             }
             Verdict::Later(reason) => {
                 let pause = backoff(due.attempts, FIRST_PAUSE, LONGEST_PAUSE);
@@ -121,6 +138,14 @@ impl Twitch {
             }
         }
         Ok(())
+    }
+
+    /// Deletes what another subscription has taken the place of.
+    async fn delete_replaced(&self, id: &str) {
+        let delete = async |token: &_| self.client.delete_subscription(token, id).await;
+        if let Err(error) = self.app.call(delete).await {
+            tracing::debug!(%error, "a replaced subscription is left to the next comparison, if Twitch has it");
+        }
     }
 
     async fn delete(&self, due: &Due) -> Result<(), ReconcileError> {
@@ -144,7 +169,7 @@ impl Twitch {
     /// What a subscription is about; `None` while there is no account to read the chat as.
     fn condition(&self, due: &Due) -> Option<BTreeMap<String, String>> {
         let mut condition = BTreeMap::from([(BROADCASTER.to_owned(), due.twitch_user_id.clone())]);
-        if due.kind.starts_with("channel.chat.") {
+        if due.kind.starts_with(CHAT_KINDS) {
             condition.insert(READER.to_owned(), self.options.bot_user_id.clone()?);
         }
         Some(condition)
@@ -160,30 +185,14 @@ impl Twitch {
         Ok(())
     }
 
-    /// Compares Twitch's list with ours, both ways: what Twitch lost is requested again, what nobody knows of is
-    /// deleted there.
+    /// Compares Twitch's list with ours, both ways: what Twitch lost is requested again, what reads a chat as another
+    /// account than the settings' is replaced, what nobody knows of is deleted there.
     ///
     /// # Errors
     /// [`ReconcileError`] when Twitch or PostgreSQL is away.
     pub async fn compare_subscriptions(&self, conduit_id: &str) -> Result<(), ReconcileError> {
         let mut there = self.all_subscriptions(conduit_id).await?;
-        let mut after: Option<String> = None;
-        let mut lost = 0;
-        loop {
-            let known = self.journal.known_subscriptions(after.as_deref(), KNOWN_A_CALL).await?;
-            let Some(last) = known.last() else { break };
-            after = Some(last.subscription_id.clone());
-            for known in known {
-                let status = there.remove(&known.subscription_id).map(|found| found.status);
-                if status.as_deref() == Some(ENABLED) {
-                    continue;
-                }
-                lost += 1;
-                let reason = status.unwrap_or_else(|| "missing at Twitch".into());
-                let recoverable = is_recoverable(&reason);
-                self.journal.revoke_subscription(&known.subscription_id, &reason, recoverable).await?;
-            }
-        }
+        let (lost, replaced) = self.compare_known(&mut there).await?;
         let is_there =
             |kind: &&str| there.values().any(|found| found.kind == **kind && found.status == ENABLED);
         if !APPLICATION_KINDS.iter().all(is_there) {
@@ -199,13 +208,57 @@ impl Twitch {
             let delete = async |token: &_| self.client.delete_subscription(token, &found.id).await;
             match self.app.call(delete).await {
                 Ok(()) | Err(TwitchError::Refused { status: 404, .. }) => {}
+                // The next comparison finds the rest.
+                Err(TwitchError::Limited { .. }) => break,
                 Err(error) => return Err(error.into()),
             }
         }
-        if lost > 0 || !unknown.is_empty() {
-            tracing::info!(lost, unknown = unknown.len(), "subscriptions differed from Twitch's list");
+        if lost > 0 || replaced > 0 || !unknown.is_empty() {
+            tracing::info!(
+                lost,
+                replaced,
+                unknown = unknown.len(),
+                "subscriptions differed from Twitch's list"
+            );
         }
         Ok(())
+    }
+
+    /// Takes what we know of out of Twitch's list. Answers how many of ours Twitch has lost, and how many read a chat as
+    /// another account.
+    async fn compare_known(
+        &self,
+        there: &mut HashMap<String, Subscription>,
+    ) -> Result<(usize, usize), ReconcileError> {
+        let bot = self.options.bot_user_id.as_deref();
+        let mut after: Option<String> = None;
+        let (mut lost, mut replaced) = (0, 0);
+        loop {
+            let known = self.journal.known_subscriptions(after.as_deref(), KNOWN_A_CALL).await?;
+            let Some(last) = known.last() else { return Ok((lost, replaced)) };
+            after = Some(last.subscription_id.clone());
+            let mut others = Vec::new();
+            for known in known {
+                let id = known.subscription_id;
+                let found = there.remove(&id);
+                if !known.is_enabled {
+                    continue;
+                }
+                match found {
+                    Some(found) if found.status == ENABLED => {
+                        if is_read_as_another(&found, bot) {
+                            others.push(id);
+                        }
+                    }
+                    found => {
+                        lost += 1;
+                        let reason = found.map_or("missing at Twitch".to_owned(), |found| found.status);
+                        self.journal.revoke_subscription(&id, &reason, is_recoverable(&reason)).await?;
+                    }
+                }
+            }
+            replaced += self.journal.replace_subscriptions(&others, OTHER_READER).await?;
+        }
     }
 
     async fn all_subscriptions(
@@ -261,10 +314,21 @@ fn is_conduit_gone(error: &TwitchError) -> bool {
     *status == 404 || (*status == 400 && message.to_ascii_lowercase().contains("conduit"))
 }
 
-fn verdict(answered: Result<Subscription, TwitchError>) -> Verdict {
+/// Whether a chat is read as another account than `bot`; while there is none to read it as, that may go on.
+fn is_read_as_another(found: &Subscription, bot: Option<&str>) -> bool {
+    let reader = found.condition.get(READER).filter(|_| found.kind.starts_with(CHAT_KINDS));
+    reader.zip(bot).is_some_and(|(reader, bot)| reader.as_str() != bot)
+}
+
+/// What a try means; `before` is the subscription that Twitch was known to have.
+fn verdict(answered: Result<Subscription, TwitchError>, before: Option<&str>) -> Verdict {
     match answered {
         Ok(made) => Verdict::Confirmed(made.id),
         Err(TwitchError::Refused { status: 409, id: Some(id), .. }) => Verdict::Confirmed(id),
+        // Twitch need not say which one it has. If it is another one, that is found when the lists are compared.
+        Err(error @ TwitchError::Refused { status: 409, .. }) => {
+            before.map_or_else(|| Verdict::Later(error.to_string()), |id| Verdict::Confirmed(id.to_owned()))
+        }
         // 403: also where the bot is banned. 400 and 410: Twitch would refuse it again.
         Err(TwitchError::Refused { status: 400 | 403 | 410, message, .. }) => Verdict::Blocked(message),
         Err(error) => Verdict::Later(error.to_string()),
@@ -281,17 +345,43 @@ mod tests {
 
     #[test]
     fn a_conflict_is_a_success_and_its_id_is_kept() {
-        assert_eq!(verdict(refused(409, Some("s1"))), Verdict::Confirmed("s1".into()));
-        assert!(matches!(verdict(refused(409, None)), Verdict::Later(_)));
+        assert_eq!(verdict(refused(409, Some("s1")), None), Verdict::Confirmed("s1".into()));
+        assert_eq!(verdict(refused(409, Some("s1")), Some("s0")), Verdict::Confirmed("s1".into()));
+        assert_eq!(verdict(refused(409, None), Some("s0")), Verdict::Confirmed("s0".into()));
+        assert!(matches!(verdict(refused(409, None), None), Verdict::Later(_)));
     }
 
     #[test]
     fn what_only_a_person_can_mend_is_not_tried_again() {
         for status in [400, 403, 410] {
-            assert_eq!(verdict(refused(status, None)), Verdict::Blocked("why".into()));
+            assert_eq!(verdict(refused(status, None), Some("s0")), Verdict::Blocked("why".into()));
         }
-        assert!(matches!(verdict(refused(429, None)), Verdict::Later(_)));
-        assert!(matches!(verdict(Err(TwitchError::Away("no route".into()))), Verdict::Later(_)));
+        assert!(matches!(verdict(refused(429, None), None), Verdict::Later(_)));
+        assert!(matches!(verdict(Err(TwitchError::Away("no route".into())), None), Verdict::Later(_)));
+    }
+
+    #[test]
+    fn a_chat_that_is_read_as_another_account_is_told_apart() {
+        let found = |kind: &str, reader: Option<&str>| {
+            let reader = reader.map(|reader| (READER.to_owned(), reader.to_owned()));
+            let broadcaster = (BROADCASTER.to_owned(), "1".to_owned());
+            Subscription {
+                id: "s1".into(),
+                status: ENABLED.into(),
+                kind: kind.into(),
+                version: "1".into(),
+                condition: reader.into_iter().chain([broadcaster]).collect(),
+                conduit_id: None,
+                cost: 0,
+                created_at: String::new(),
+            }
+        };
+        let chat = "channel.chat.message";
+        assert!(is_read_as_another(&found(chat, Some("8")), Some("9")));
+        assert!(!is_read_as_another(&found(chat, Some("9")), Some("9")));
+        assert!(!is_read_as_another(&found(chat, Some("8")), None), "nobody else can read it");
+        assert!(!is_read_as_another(&found(chat, None), Some("9")), "Twitch does not say");
+        assert!(!is_read_as_another(&found("stream.online", Some("8")), Some("9")));
     }
 
     #[test]

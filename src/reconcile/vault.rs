@@ -118,33 +118,65 @@ impl Vault {
     }
 }
 
-/// Seals all tokens again that are not sealed with the newest key; tells how many it has done so far. Answers how many.
+/// What sealing all tokens again came to.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Rotated {
+    /// How many are sealed with the newest key now, and were not before.
+    pub resealed: usize,
+    /// Those that no key opens: they are as they were.
+    pub unopened: Vec<Unopened>,
+}
+
+/// A token that no key opens.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unopened {
+    pub owner: Owner,
+    pub login: String,
+    pub why: KeyringError,
+}
+
+/// Seals all tokens again that are not sealed with the newest key, and leaves those as they are that no key opens; tells
+/// how many it has done so far.
 ///
 /// # Errors
-/// [`ReconcileError`] when one can't be opened with any key, there is no key, or PostgreSQL is away.
+/// [`ReconcileError`] when there is no key, or PostgreSQL is away; what was done stays done.
 pub async fn rotate(
     journal: &Journal,
     keyring: &Keyring,
     mut done: impl FnMut(usize),
-) -> Result<usize, ReconcileError> {
+) -> Result<Rotated, ReconcileError> {
     let newest = keyring.newest()?.to_string();
-    let (mut resealed, mut after) = (0, None);
+    let (mut rotated, mut after) = (Rotated::default(), None);
     loop {
         let tokens = journal.tokens_sealed_otherwise(&newest, after.as_ref(), TOKENS_A_CALL).await?;
-        let Some(last) = tokens.last() else { return Ok(resealed) };
+        let Some(last) = tokens.last() else { return Ok(rotated) };
         after = Some(last.owner.clone());
         for token in &tokens {
-            let row = token.owner.row();
-            let again = |column, sealed: &[u8]| {
-                let opened = keyring.open(place(&row, column), sealed)?;
-                keyring.seal(place(&row, column), opened.expose())
-            };
-            let (access, refresh) = (again(ACCESS, &token.access)?, again(REFRESH, &token.refresh)?);
-            // One that is another token by now was sealed by an instance, with the newest key that it knows.
-            resealed += usize::from(journal.reseal_token(token, &access, &refresh, &newest).await?);
-            done(resealed);
+            match seal_again(keyring, token) {
+                Ok((access, refresh)) => {
+                    // One that is another token by now was sealed by an instance, with the newest key that it knows.
+                    let stored = journal.reseal_token(token, &access, &refresh, &newest).await?;
+                    rotated.resealed += usize::from(stored);
+                    done(rotated.resealed);
+                }
+                Err(error @ KeyringError::NoKey) => return Err(error.into()),
+                Err(why) => {
+                    let (owner, login) = (token.owner.clone(), token.login.clone());
+                    rotated.unopened.push(Unopened { owner, login, why });
+                }
+            }
         }
     }
+}
+
+/// A token's access and refresh tokens, sealed with the newest key.
+fn seal_again(keyring: &Keyring, token: &StoredToken) -> Result<(Vec<u8>, Vec<u8>), KeyringError> {
+    let row = token.owner.row();
+    let again = |column, sealed: &[u8]| {
+        let opened = keyring.open(place(&row, column), sealed)?;
+        keyring.seal(place(&row, column), opened.expose())
+    };
+    Ok((again(ACCESS, &token.access)?, again(REFRESH, &token.refresh)?))
 }
 
 /// Whether it is the refresh token that Twitch refuses. Source: Twitch, "Refreshing access tokens": 400 for an invalid

@@ -9,12 +9,16 @@ use tokio::sync::{Notify, mpsc};
 use uuid::Uuid;
 
 use super::RunError;
+use crate::actors::feed;
 use crate::actors::services::Services;
 use crate::hot::Hot;
 use crate::hot::cache::Cache;
+use crate::hot::chat::ChatWindows;
+use crate::hot::stream_status::StreamStatuses;
 use crate::http::state::State;
 use crate::http::{self, auth, session};
 use crate::journal::Journal;
+use crate::journal::sessions::Entry;
 use crate::journal::tokens::Owner;
 use crate::reconcile::app_token::AppToken;
 use crate::reconcile::vault::{self, Vault};
@@ -36,7 +40,8 @@ const ARRIVALS_MAX: usize = 256;
 pub(super) fn build(
     settings: &Settings,
     journal: &Journal,
-    services: &Services,
+    services: &Arc<Services>,
+    redis: &Hot,
 ) -> Result<Option<Arc<Twitch>>, RunError> {
     let twitch = &settings.twitch;
     let (Some(client_id), Some(client_secret)) = (&twitch.client_id, &twitch.client_secret) else {
@@ -66,7 +71,13 @@ pub(super) fn build(
             },
             shards: twitch.conduit_shards,
             keep: twitch.keep,
+            silent_after: settings.chat.silent_after,
         },
+        statuses: StreamStatuses::new(redis.clone()),
+        windows: ChatWindows::new(redis.clone()),
+        clock: Arc::clone(&services.clock),
+        changed: told_of_recordings(Arc::clone(services)),
+        chats: services.metrics.twitch.chats.clone(),
         app: AppToken::new(client.clone()),
         vault: Vault::new(journal.clone(), keys, client.clone()),
         client,
@@ -76,6 +87,14 @@ pub(super) fn build(
         shards_in_doubt: Arc::new(Notify::new()),
         subscriptions: services.metrics.twitch.subscriptions.clone(),
     })))
+}
+
+/// What is done with an entry whose recording has begun or ended.
+fn told_of_recordings(services: Arc<Services>) -> Arc<dyn Fn(&Entry) + Send + Sync> {
+    Arc::new(move |entry| {
+        feed::adopt_recording(&services, entry.clone());
+        services.chat_wanted.notify_one();
+    })
 }
 
 /// Looks after tokens, conduit and subscriptions from now on.
@@ -115,12 +134,12 @@ pub async fn bot_link(settings: &Settings) -> Result<String, RunError> {
     Ok(auth::bot_link(&cache).await?)
 }
 
-/// Encrypts stored tokens again with the newest key; tells how many it has done so far. Answers how many.
+/// Encrypts stored tokens again with the newest key; tells how many it has done so far. Answers how many, and which ones
+/// could not be opened.
 ///
 /// # Errors
-/// [`RunError::Twitch`] or [`RunError::Reconcile`] when a token can't be opened, there is no key, or PostgreSQL is away;
-/// what was done stays done.
-pub async fn rotate_keys(settings: &Settings, done: impl FnMut(usize)) -> Result<usize, RunError> {
+/// [`RunError::Twitch`] or [`RunError::Reconcile`] when there is no key, or PostgreSQL is away; what was done stays done.
+pub async fn rotate_keys(settings: &Settings, done: impl FnMut(usize)) -> Result<vault::Rotated, RunError> {
     let keyring = Keyring::new(&settings.security.encryption_keys.0);
     Ok(vault::rotate(&super::journal(settings, Uuid::now_v7())?, &keyring, done).await?)
 }

@@ -137,6 +137,7 @@ pub struct Twitch {
     pub subscriptions: IntGaugeVec,
     pub requests: IntCounterVec,
     pub replies: IntCounterVec,
+    pub chats: IntGaugeVec,
 }
 
 impl Twitch {
@@ -149,6 +150,11 @@ impl Twitch {
             )?,
             requests: maker.counters("twitch_requests_total", "Calls of Twitch by outcome.", "outcome")?,
             replies: maker.counters("replies_total", "Answers in chat by outcome.", "outcome")?,
+            chats: maker.gauges(
+                "chats_in_trouble",
+                "Chats that are silent, blocked or unauthorized, on the instance that looks after subscriptions.",
+                "health",
+            )?,
         })
     }
 }

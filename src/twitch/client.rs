@@ -19,7 +19,7 @@ use reqwest::{Method, Request, Response, Url};
 use serde_json::Value;
 use time::OffsetDateTime;
 
-use self::answer::{REMAINING, RESET, WAIT_SECONDS_MAX, interpret, number};
+use self::answer::{REMAINING, RESET, interpret, number};
 use crate::settings::Secret;
 
 pub(super) use self::answer::{parse, quoted};
@@ -87,16 +87,6 @@ impl TwitchError {
     }
 }
 
-/// What the rate limit of the app's token still allows, as last heard.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Allowance {
-    /// Points left; nearly every call costs one. `None` before the first call, and when the bucket has
-    /// become full since the last one.
-    pub remaining: Option<u32>,
-    /// Until the bucket is full again, at most two minutes.
-    pub reset_in: Duration,
-}
-
 /// The last word about a token bucket: points left in the upper half, when it is full again (Unix
 /// seconds) in the lower one, so that both are always of one answer. 0 is long past: nothing is known.
 #[derive(Default)]
@@ -109,14 +99,10 @@ impl Bucket {
         self.0.store((u64::from(remaining) << 32) | u64::from(reset), Ordering::Relaxed);
     }
 
-    fn allowance(&self, now: i64) -> Allowance {
+    fn remaining(&self, now: i64) -> Option<u32> {
         let word = self.0.load(Ordering::Relaxed);
-        let seconds = i64::from(word as u32).saturating_sub(now);
-        if seconds <= 0 {
-            return Allowance { remaining: None, reset_in: Duration::ZERO };
-        }
-        let reset_in = Duration::from_secs(seconds.min(WAIT_SECONDS_MAX).unsigned_abs());
-        Allowance { remaining: Some((word >> 32) as u32), reset_in }
+        let is_full = i64::from(word as u32) <= now;
+        (!is_full).then_some((word >> 32) as u32)
     }
 }
 
@@ -180,10 +166,12 @@ impl Client {
         &self.shared.options.client_id
     }
 
-    /// What the rate limit of the app's token still allows. Who has much to ask for slows down by it,
-    /// before Twitch refuses. Calls for a user have other buckets and change nothing here.
-    pub fn allowance(&self) -> Allowance {
-        self.shared.app_bucket.allowance(now())
+    /// How many points the rate limit of the app's token had left when Twitch last said so; nearly every call
+    /// costs one. `None` before the first call, and when the bucket has become full since the last one. Who
+    /// has much to ask for slows down by it, before Twitch refuses. Calls for a user have other buckets and
+    /// change nothing here.
+    pub fn allowance(&self) -> Option<u32> {
+        self.shared.app_bucket.remaining(now())
     }
 
     pub(super) fn client_secret(&self) -> &Secret<String> {

@@ -89,6 +89,38 @@ fn the_wait_is_at_least_a_second_and_at_most_two_minutes() {
 }
 
 #[test]
+fn a_429_that_says_when_to_come_back_is_a_rate_limit() {
+    let after = |more: &[(&'static str, String)], value: &str| {
+        headers(&[more, &[("retry-after", value.to_owned())]].concat())
+    };
+    let date = "Mon, 21 Sep 2026 14:13:50 GMT";
+    for (value, seconds) in [("7", 7), (" 8 ", 8), (date, 30), ("0", 1), ("86400", 120), ("-1", 1)] {
+        let limited = judge(429, &after(&[], value), RATE_LIMITED);
+        assert_eq!(limited, Err(TwitchError::Limited { wait: Duration::from_secs(seconds) }), "{value}");
+    }
+    assert_eq!(judge(429, &after(&[], "soon"), ""), Err(TwitchError::Limited { wait: WAIT_WITHOUT_HEADERS }));
+    // Said by something before Twitch, whatever the bucket holds; of two waits the longer one.
+    let full = [(REMAINING, "799".to_owned()), (RESET, (NOW + 1).to_string())];
+    let empty = [(REMAINING, "0".to_owned()), (RESET, (NOW + 30).to_string())];
+    for (more, seconds) in [(&full, 7), (&empty, 30)] {
+        let limited = judge(429, &after(more, "7"), RATE_LIMITED);
+        assert_eq!(limited, Err(TwitchError::Limited { wait: Duration::from_secs(seconds) }));
+    }
+    assert_eq!(judge(429, &after(&[], "7"), TOO_MANY).unwrap_err().outcome(), "refused");
+}
+
+#[test]
+fn a_429_about_too_many_of_a_kind_is_told_by_its_words_where_the_bucket_is_not_mentioned() {
+    for message in [
+        "number of subscriptions with the same type and condition exceeded",
+        "Maximum subscriptions with type and condition exceeded",
+        "conduit limit reached",
+    ] {
+        assert_eq!(judge_body(429, &json!({ "message": message }).to_string()), refused(429, message, None));
+    }
+}
+
+#[test]
 fn a_409_says_the_id_of_what_is_there_wherever_it_stands() {
     let id = "f1c2a387-161a-49f9-a165-0f21d7a4e1c4";
     let message = "subscription already exists";
@@ -173,15 +205,12 @@ fn an_answer_that_is_not_understood_is_not_repeated() {
 #[test]
 fn the_allowance_is_what_was_heard_last_until_the_bucket_is_full() {
     let heard = Bucket::default();
-    let unknown = Allowance { remaining: None, reset_in: Duration::ZERO };
-    assert_eq!(heard.allowance(NOW), unknown);
+    assert_eq!(heard.remaining(NOW), None);
     heard.note(&bucket(799, NOW + 60));
     heard.note(&bucket(12, NOW + 40));
     heard.note(&HeaderMap::new());
-    let left = Allowance { remaining: Some(12), reset_in: Duration::from_secs(30) };
-    assert_eq!(heard.allowance(NOW + 10), left);
-    assert_eq!(heard.allowance(NOW + 40), unknown);
-    assert_eq!(heard.allowance(NOW - 3_600).reset_in, Duration::from_secs(120));
+    assert_eq!(heard.remaining(NOW + 39), Some(12));
+    assert_eq!(heard.remaining(NOW + 40), None);
 }
 
 // The client ------------------------------------------------------------------------------------------
@@ -276,7 +305,18 @@ async fn what_is_left_is_heard_from_calls_for_the_app_alone() {
         let (url, _served) = answering(answer("404 Not Found", &left, "{}")).await;
         let client = Client::new(options(&url)).unwrap();
         assert_eq!(ask(&client, is_of_app).await.unwrap_err().outcome(), "refused");
-        assert_eq!(client.clone().allowance().remaining, remaining);
+        assert_eq!(client.clone().allowance(), remaining);
+    }
+}
+
+#[actix_web::test]
+async fn a_success_is_one_by_whatever_status_and_with_or_without_a_body() {
+    for (status, body) in
+        [("200 OK", "{}"), ("202 Accepted", ""), ("204 No Content", ""), ("204 No Content", "{}")]
+    {
+        let (url, _served) = answering(answer(status, "Connection: close\r\n", body)).await;
+        let client = Client::new(options(&url)).unwrap();
+        assert!(ask(&client, true).await.is_ok(), "{status} {body}");
     }
 }
 

@@ -6,12 +6,21 @@
 //! signed. Shapes: <https://dev.twitch.tv/docs/eventsub/eventsub-subscription-types/> and, for conduit
 //! shards, <https://dev.twitch.tv/docs/eventsub/handling-conduit-events/#verifying-a-conduit>.
 
+mod wire;
+
 use std::borrow::Cow;
 
-use serde::Deserialize;
 use serde_json::value::RawValue;
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
 
+use self::wire::{
+    ChatEnvelope, Envelope, ModerationEnvelope, StreamEnvelope, Text, UserEnvelope, WireBadge, WireFragment,
+    WireSubscription,
+};
 use super::signature::{MessageType, Verified};
+use crate::domain::stream::{Stream, StreamSeen};
+use crate::domain::time::Millis;
 use crate::domain::trigger::{Fragment, FragmentKind};
 
 /// The subscription type of chat messages.
@@ -19,6 +28,9 @@ pub const CHANNEL_CHAT_MESSAGE: &str = "channel.chat.message";
 
 const MESSAGE_DELETED: &str = "channel.chat.message_delete";
 const USER_CLEARED: &str = "channel.chat.clear_user_messages";
+const CHAT_CLEARED: &str = "channel.chat.clear";
+const STREAM_ONLINE: &str = "stream.online";
+const STREAM_OFFLINE: &str = "stream.offline";
 /// The subscription type of users who withdraw their authorization.
 pub const USER_AUTHORIZATION_REVOKE: &str = "user.authorization.revoke";
 /// The subscription type of shards that were disabled.
@@ -41,7 +53,16 @@ pub enum Message<'a> {
     /// A moderator has deleted a message.
     MessageDeleted { broadcaster_user_id: Cow<'a, str>, message_id: Cow<'a, str> },
     /// A user was banned or timed out, and their messages were deleted.
-    UserCleared { broadcaster_user_id: Cow<'a, str>, user_id: Cow<'a, str> },
+    UserCleared {
+        broadcaster_user_id: Cow<'a, str>,
+        user_id: Cow<'a, str>,
+        /// In lower case; empty where Twitch does not say it.
+        user_login: Cow<'a, str>,
+    },
+    /// What a chat shows was cleared. It deletes no message.
+    ChatCleared { broadcaster_user_id: Cow<'a, str> },
+    /// A stream has begun or ended.
+    StreamChanged { broadcaster_user_id: Cow<'a, str>, seen: StreamSeen },
     /// Something happened in a chat that changes no vote.
     ChatEvent,
     /// A user has withdrawn the authorization of the application, or has been removed.
@@ -75,6 +96,8 @@ pub struct ChatMessage<'a> {
     pub chatter_user_id: Cow<'a, str>,
     /// In lower case; empty where Twitch does not say it.
     pub chatter_user_login: Cow<'a, str>,
+    /// As it is shown; empty where Twitch does not say it.
+    pub chatter_user_name: Cow<'a, str>,
     /// The chat message's own id: the same in each notification about it.
     pub message_id: Cow<'a, str>,
     /// The whole text; may be empty (a GIF alone).
@@ -146,10 +169,10 @@ fn notification<'a>(kind: Cow<'a, str>, body: &'a [u8]) -> Result<Message<'a>, S
         CHANNEL_CHAT_MESSAGE => chat_message(body).map(Message::ChatMessage),
         MESSAGE_DELETED => message_deleted(body),
         USER_CLEARED => user_cleared(body),
-        // Clearing a chat deletes no message, only what is shown of them.
-        "channel.chat.clear" | "channel.shared_chat.begin" | "channel.shared_chat.end" => {
-            Ok(Message::ChatEvent)
-        }
+        CHAT_CLEARED => chat_cleared(body),
+        STREAM_ONLINE => stream_online(body),
+        STREAM_OFFLINE => stream_offline(body),
+        "channel.shared_chat.begin" | "channel.shared_chat.end" => Ok(Message::ChatEvent),
         USER_AUTHORIZATION_REVOKE => authorization_revoked(body),
         CONDUIT_SHARD_DISABLED => Ok(Message::ShardDisabled),
         _ => Ok(Message::Unknown { subscription_type: kind }),
@@ -169,114 +192,6 @@ impl<'a> ChatMessage<'a> {
         self.fragments.iter().map(WireFragment::as_domain).collect()
     }
 }
-
-/// The parts that every message may have. Read first, in a pass that skips the event, because the
-/// subscription's type decides what the event is.
-#[derive(Deserialize)]
-struct Envelope<'a> {
-    #[serde(borrow, default)]
-    challenge: Option<Text<'a>>,
-    #[serde(borrow, default)]
-    subscription: Option<WireSubscription<'a>>,
-}
-
-#[derive(Default, Deserialize)]
-struct WireSubscription<'a> {
-    #[serde(borrow, default)]
-    id: Option<Text<'a>>,
-    #[serde(borrow, default, rename = "type")]
-    kind: Option<Text<'a>>,
-    #[serde(borrow, default)]
-    status: Option<Text<'a>>,
-    #[serde(borrow, default)]
-    condition: Option<WireCondition<'a>>,
-}
-
-#[derive(Deserialize)]
-struct WireCondition<'a> {
-    #[serde(borrow, default)]
-    broadcaster_user_id: Option<Text<'a>>,
-}
-
-#[derive(Deserialize)]
-struct ModerationEnvelope<'a> {
-    #[serde(borrow)]
-    event: WireModeration<'a>,
-}
-
-#[derive(Deserialize)]
-struct WireModeration<'a> {
-    #[serde(borrow)]
-    broadcaster_user_id: Text<'a>,
-    #[serde(borrow, default)]
-    target_user_id: Option<Text<'a>>,
-    #[serde(borrow, default)]
-    message_id: Option<Text<'a>>,
-}
-
-#[derive(Deserialize)]
-struct UserEnvelope<'a> {
-    #[serde(borrow)]
-    event: WireUserEvent<'a>,
-}
-
-#[derive(Deserialize)]
-struct WireUserEvent<'a> {
-    #[serde(borrow)]
-    user_id: Text<'a>,
-}
-
-#[derive(Deserialize)]
-struct ChatEnvelope<'a> {
-    #[serde(borrow)]
-    event: WireChatEvent<'a>,
-}
-
-#[derive(Deserialize)]
-struct WireChatEvent<'a> {
-    #[serde(borrow)]
-    broadcaster_user_id: Text<'a>,
-    #[serde(borrow)]
-    chatter_user_id: Text<'a>,
-    #[serde(borrow, default)]
-    chatter_user_login: Option<Text<'a>>,
-    #[serde(borrow)]
-    message_id: Text<'a>,
-    #[serde(borrow)]
-    message: WireChatText<'a>,
-    #[serde(borrow, default)]
-    badges: Option<&'a RawValue>,
-    #[serde(borrow, default)]
-    source_broadcaster_user_id: Option<Text<'a>>,
-}
-
-#[derive(Deserialize)]
-struct WireBadge<'a> {
-    #[serde(borrow, default)]
-    set_id: Option<Text<'a>>,
-}
-
-#[derive(Deserialize)]
-struct WireChatText<'a> {
-    #[serde(borrow, default)]
-    text: Option<Text<'a>>,
-    #[serde(borrow, default)]
-    fragments: Option<Vec<WireFragment<'a>>>,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-struct WireFragment<'a> {
-    #[serde(borrow, default, rename = "type")]
-    kind: Option<Text<'a>>,
-    #[serde(borrow, default)]
-    text: Option<Text<'a>>,
-}
-
-/// A string that borrows from the JSON unless it has escapes. (`Cow` inside an `Option` would always
-/// be copied.)
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-#[serde(transparent)]
-struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
 
 impl<'a> WireSubscription<'a> {
     fn revocation(self) -> Result<Revocation<'a>, ShapeError> {
@@ -322,6 +237,42 @@ fn user_cleared(body: &[u8]) -> Result<Message<'_>, ShapeError> {
     Ok(Message::UserCleared {
         broadcaster_user_id: id(event.broadcaster_user_id, "event.broadcaster_user_id")?,
         user_id: id(user_id, "event.target_user_id")?,
+        user_login: text(event.target_user_login),
+    })
+}
+
+fn chat_cleared(body: &[u8]) -> Result<Message<'_>, ShapeError> {
+    let ModerationEnvelope { event } = serde_json::from_slice(body)?;
+    let broadcaster_user_id = id(event.broadcaster_user_id, "event.broadcaster_user_id")?;
+    Ok(Message::ChatCleared { broadcaster_user_id })
+}
+
+/// A rerun, a premiere or a watch party is no stream whose chat is about it: as in Twitch's list of streams, only what
+/// is live counts.
+fn stream_online(body: &[u8]) -> Result<Message<'_>, ShapeError> {
+    let StreamEnvelope { event } = serde_json::from_slice(body)?;
+    if text(event.kind) != "live" {
+        return Ok(Message::ChatEvent);
+    }
+    let stream_id = event.id.ok_or(ShapeError::Missing("event.id"))?;
+    let started_at = OffsetDateTime::parse(&text(event.started_at), &Rfc3339);
+    let started_at = started_at.map_err(|_| ShapeError::Missing("event.started_at"))?;
+    Ok(Message::StreamChanged {
+        broadcaster_user_id: id(event.broadcaster_user_id, "event.broadcaster_user_id")?,
+        seen: StreamSeen::Live(Stream {
+            id: id(stream_id, "event.id")?.into_owned(),
+            // Whole milliseconds of any time that can be written fit.
+            started_at: Millis((started_at.unix_timestamp_nanos() / 1_000_000) as i64),
+        }),
+    })
+}
+
+fn stream_offline(body: &[u8]) -> Result<Message<'_>, ShapeError> {
+    let StreamEnvelope { event } = serde_json::from_slice(body)?;
+    let stream_id = event.id.map(|stream_id| id(stream_id, "event.id")).transpose()?;
+    Ok(Message::StreamChanged {
+        broadcaster_user_id: id(event.broadcaster_user_id, "event.broadcaster_user_id")?,
+        seen: StreamSeen::Offline { stream_id: stream_id.map(Cow::into_owned) },
     })
 }
 
@@ -342,6 +293,7 @@ fn chat_message(body: &[u8]) -> Result<ChatMessage<'_>, ShapeError> {
             .map(|source| id(source, "event.source_broadcaster_user_id"))
             .transpose()?,
         chatter_user_login: text(event.chatter_user_login),
+        chatter_user_name: text(event.chatter_user_name),
         fragments: event.message.fragments.unwrap_or_default(),
         badges: event.badges.map(RawValue::get),
     })

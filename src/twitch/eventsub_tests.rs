@@ -230,8 +230,9 @@ fn a_notification_replayed_as_a_revocation_revokes_nothing() {
 
 #[test]
 fn other_types_are_unknown() {
-    let message = notification(STREAM_ONLINE.as_bytes()).unwrap();
-    assert_eq!(message, Message::Unknown { subscription_type: "stream.online".into() });
+    let follow = STREAM_ONLINE.replace("stream.online", "channel.follow");
+    let message = notification(follow.as_bytes()).unwrap();
+    assert_eq!(message, Message::Unknown { subscription_type: "channel.follow".into() });
     let message = parse_body(MessageType::Other, REGULAR.as_bytes()).unwrap();
     assert_eq!(message, Message::Unknown { subscription_type: CHANNEL_CHAT_MESSAGE.into() });
 }
@@ -299,14 +300,48 @@ fn badges_are_read_when_somebody_asks() {
 fn what_a_moderator_takes_back_is_told_with_whose_it_was() {
     let body =
         |kind: &str, event: Value| json!({ "subscription": { "type": kind }, "event": event }).to_string();
-    let event = json!({ "broadcaster_user_id": "1", "target_user_id": "2", "message_id": "m" });
+    let event = json!({
+        "broadcaster_user_id": "1", "target_user_id": "2", "target_user_login": "two", "message_id": "m",
+    });
     let deleted = body("channel.chat.message_delete", event.clone());
     let told = parse_notification(deleted.as_bytes()).unwrap();
     let wanted = Message::MessageDeleted { broadcaster_user_id: "1".into(), message_id: "m".into() };
     assert_eq!(told, wanted);
-    let cleared = body("channel.chat.clear_user_messages", event);
+    let cleared = body("channel.chat.clear_user_messages", event.clone());
     let told = parse_notification(cleared.as_bytes()).unwrap();
-    assert_eq!(told, Message::UserCleared { broadcaster_user_id: "1".into(), user_id: "2".into() });
+    let wanted = Message::UserCleared {
+        broadcaster_user_id: "1".into(),
+        user_id: "2".into(),
+        user_login: "two".into(),
+    };
+    assert_eq!(told, wanted);
+    let emptied = body("channel.chat.clear", event);
+    let told = parse_notification(emptied.as_bytes()).unwrap();
+    assert_eq!(told, Message::ChatCleared { broadcaster_user_id: "1".into() });
     let short = body("channel.chat.message_delete", json!({ "broadcaster_user_id": "1" }));
     assert!(parse_notification(short.as_bytes()).is_err());
+}
+
+#[test]
+fn streams_begin_and_end_as_twitch_documents_it() {
+    let read = |kind: &str, event: Value| {
+        let body = json!({ "subscription": { "type": kind }, "event": event }).to_string();
+        match parse_notification(body.as_bytes()) {
+            Ok(Message::StreamChanged { broadcaster_user_id, seen }) => {
+                assert_eq!(broadcaster_user_id, "1337");
+                Some(seen)
+            }
+            Ok(Message::ChatEvent) => None,
+            other => panic!("{other:?}"),
+        }
+    };
+    let mut online = serde_json::from_str::<Value>(STREAM_ONLINE).unwrap()["event"].take();
+    let stream = Stream { id: "9001".into(), started_at: Millis(1_602_411_072_123) };
+    assert_eq!(read("stream.online", online.clone()), Some(StreamSeen::Live(stream)));
+    online["type"] = json!("rerun");
+    assert_eq!(read("stream.online", online), None);
+    let offline = json!({ "broadcaster_user_id": "1337" });
+    assert_eq!(read("stream.offline", offline), Some(StreamSeen::Offline { stream_id: None }));
+    let told = json!({ "broadcaster_user_id": "1337", "id": "9001" });
+    assert_eq!(read("stream.offline", told), Some(StreamSeen::Offline { stream_id: Some("9001".into()) }));
 }

@@ -165,6 +165,38 @@ fn an_answer_without_data_is_not_understood() {
 }
 
 #[test]
+fn a_page_is_the_last_one_unless_it_names_another() {
+    for more in ["", r#","pagination":null"#, r#","pagination":{}"#, r#","pagination":{"cursor":null}"#] {
+        let body = format!(r#"{{"data":[{{"id":"s1","type":"x"}}]{more}}}"#);
+        let (found, next) = list::<SubscriptionShape>(body.as_bytes()).unwrap();
+        assert_eq!((found.len(), next), (1, None), "{body}");
+    }
+}
+
+#[test]
+fn a_subscription_needs_no_more_than_an_id_and_a_type() {
+    for body in [
+        r#"{"data":[{"id":"s1","type":"x"}]}"#,
+        r#"{"data":[{"id":"s1","type":"x","status":null,"version":null,"condition":null,"transport":null,"cost":null,"created_at":null}]}"#,
+    ] {
+        let found = Subscription::from(first::<SubscriptionShape>(body.as_bytes()).unwrap());
+        assert_eq!(
+            (found.id.as_str(), found.kind.as_str(), found.status.as_str()),
+            ("s1", "x", ""),
+            "{body}"
+        );
+        assert!(found.condition.is_empty() && found.conduit_id.is_none() && !found.is_enabled());
+    }
+}
+
+#[test]
+fn what_is_deleted_may_be_answered_with_anything() {
+    for body in ["", "{}", r#"{"data":[]}"#, "gone"] {
+        assert_eq!(nothing(body.as_bytes()), Ok(()), "{body}");
+    }
+}
+
+#[test]
 fn shards_are_read_with_statuses_of_any_name() {
     let body = br#"{"data":[
         {"id":"0","status":"enabled","transport":{"method":"webhook","callback":"https://this-is-a-callback.com"}},
@@ -195,7 +227,9 @@ fn shards_that_were_not_updated_are_told_apart() {
 
 #[test]
 fn without_errors_all_shards_were_updated() {
-    for body in [r#"{"data":[{"id":"0"}]}"#, r#"{"data":[],"errors":[]}"#, r#"{"data":[],"errors":null}"#] {
+    for body in
+        [r#"{"data":[{"id":"0"}]}"#, r#"{"data":[],"errors":[]}"#, r#"{"data":[],"errors":null}"#, "{}", ""]
+    {
         assert!(shard_errors(body.as_bytes(), &[]).unwrap().is_empty(), "{body}");
     }
 }

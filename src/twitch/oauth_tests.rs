@@ -205,6 +205,22 @@ fn an_apps_token_is_nobodys() {
 }
 
 #[test]
+fn validation_may_leave_out_all_but_the_application() {
+    for body in [
+        r#"{"client_id":"wbmytr93xzw8zbg0p1izqyzzc5mbiz"}"#,
+        r#"{"client_id":"wbmytr93xzw8zbg0p1izqyzzc5mbiz","login":null,"user_id":null,"scopes":"","expires_in":null}"#,
+    ] {
+        let identity = Identity::from(parse::<Validation>(body.as_bytes()).unwrap());
+        assert_eq!(identity.expires_in, LIFE_UNTOLD, "{body}");
+        assert!(identity.user_id.is_empty() && identity.scopes.is_empty(), "{body}");
+    }
+    let scopes = br#"{"client_id":"c","scopes":"user:bot user:read:chat","expires_in":0}"#;
+    let identity = Identity::from(parse::<Validation>(scopes).unwrap());
+    assert_eq!(identity.scopes, ["user:bot", "user:read:chat"]);
+    assert_eq!(identity.expires_in, Duration::ZERO);
+}
+
+#[test]
 fn a_401_for_a_refresh_token_is_a_refusal() {
     let message = "the user disconnected".to_owned();
     let expected = TwitchError::Refused { status: 401, message: message.clone(), id: None };

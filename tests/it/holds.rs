@@ -138,18 +138,17 @@ async fn a_lapsed_instance_loses_its_holds_and_takes_them_again() {
     hold(&lapses, &shared).await;
     let both = hold(&lives, &shared).await;
     let before = session_of(&both).holders.clone();
-    assert_eq!(before.instances, [lapses.instance_id(), lives.instance_id()]);
+    assert_eq!(before.ids, [lapses.instance_id(), lives.instance_id()]);
     stage.pass(LEASE - Duration::from_millis(1)).await;
     assert_eq!(lives.drop_lapsed().await.unwrap(), []);
     stage.pass(Duration::from_millis(1)).await;
 
     let mut dropped = lives.drop_lapsed().await.unwrap();
-    dropped.sort_by_key(|holders| holders.instances.len());
+    dropped.sort_by_key(|holders| holders.ids.len());
     let [unheld, held] = dropped.as_slice() else { panic!("{dropped:?}") };
-    assert_eq!((unheld.streamer_id, &unheld.instances), (alone.id, &vec![]));
+    assert_eq!((unheld.streamer_id, &unheld.ids), (alone.id, &vec![]));
     assert_eq!(unheld.unheld_since, Some(stage.now));
-    let expected =
-        Holders { version: before.version + 1, instances: vec![lives.instance_id()], ..before.clone() };
+    let expected = Holders { version: before.version + 1, ids: vec![lives.instance_id()], ..before.clone() };
     assert_eq!(held, &expected);
     assert!(held.rank() > before.rank());
     assert_eq!(lives.drop_lapsed().await.unwrap(), []);
@@ -159,7 +158,7 @@ async fn a_lapsed_instance_loses_its_holds_and_takes_them_again() {
     assert_ne!(lapses.renew_lease(LEASE, true).await.unwrap().since, began.since);
     let again = lapses.hold_streamer(alone.id, LEASE).await.unwrap().unwrap();
     assert!(!again.started);
-    assert_eq!(session_of(&again.entry).holders.instances, [lapses.instance_id()]);
+    assert_eq!(session_of(&again.entry).holders.ids, [lapses.instance_id()]);
     assert_eq!(lapses.held().await.unwrap(), [alone.id]);
     assert_eq!(lapses.hold_streamer(Uuid::now_v7(), LEASE).await.unwrap(), None);
     stage.assert_sound().await;
@@ -243,7 +242,7 @@ async fn holds_taken_together_are_each_as_if_taken_alone() {
     let shared = shared.unwrap();
     assert!(!shared.started);
     assert_eq!(session_of(&shared.entry).session_id, session_of(&before).session_id);
-    assert_eq!(session_of(&shared.entry).holders.instances, [other.instance_id(), one.instance_id()]);
+    assert_eq!(session_of(&shared.entry).holders.ids, [other.instance_id(), one.instance_id()]);
 
     let again = again.unwrap();
     assert!(again.started);
@@ -257,7 +256,7 @@ async fn holds_taken_together_are_each_as_if_taken_alone() {
     assert_eq!(held.iter().map(|held| held.is_some()).collect::<Vec<_>>(), [true, false, true]);
     let mut holders = one.holders(&[new.id, live.head.streamer_id, disabled.id]).await.unwrap();
     assert_eq!(holders.len(), 1, "of live sessions, each once");
-    assert_eq!(holders.remove(0).instances, [one.instance_id(), other.instance_id()]);
+    assert_eq!(holders.remove(0).ids, [one.instance_id(), other.instance_id()]);
     stage.assert_sound().await;
 }
 
@@ -439,7 +438,7 @@ async fn a_hold_that_races_the_end_keeps_the_session_or_starts_the_next() {
         assert_eq!(ends, 0, "only what was left alone ends");
         let live = stage.database.journal().entry(streamer.id).await.unwrap().unwrap();
         assert_eq!(session_of(&live).session_id, after, "what is held is live");
-        assert_eq!(session_of(&live).holders.instances, [other.instance_id()]);
+        assert_eq!(session_of(&live).holders.ids, [other.instance_id()]);
         stage.assert_sound().await;
         other.release(streamer.id).await.unwrap();
     }
@@ -462,7 +461,7 @@ async fn a_lease_is_not_dropped_under_a_hold_that_is_under_way() {
     assert_eq!(lapses.held().await.unwrap(), [streamer.id]);
     stage.assert_sound().await;
     let dropped = sweeper.drop_lapsed().await.unwrap();
-    assert_eq!((dropped.len(), &dropped[0].instances), (1, &vec![sweeper.instance_id()]));
+    assert_eq!((dropped.len(), &dropped[0].ids), (1, &vec![sweeper.instance_id()]));
 }
 
 #[tokio::test]
@@ -578,8 +577,8 @@ async fn who_leaves_holds_nothing_and_has_no_lease() {
     let told: HashMap<Uuid, Holders> =
         leaves.leave().await.unwrap().into_iter().map(|holders| (holders.streamer_id, holders)).collect();
     assert_eq!(told.len(), 2);
-    assert_eq!((&told[&alone.id].instances, told[&alone.id].unheld_since), (&vec![], Some(START)));
-    assert_eq!(told[&shared.id].instances, [stays.instance_id()]);
+    assert_eq!((&told[&alone.id].ids, told[&alone.id].unheld_since), (&vec![], Some(START)));
+    assert_eq!(told[&shared.id].ids, [stays.instance_id()]);
     assert_eq!(stage.instances().await, HashSet::from([stays.instance_id()]));
     assert!(leaves.held().await.unwrap().is_empty());
     assert_eq!(leaves.leave().await.unwrap(), []);

@@ -11,6 +11,7 @@ use chatpulse::domain::time::Millis;
 use chatpulse::domain::vote::NewVote;
 use chatpulse::hot::HotError;
 use chatpulse::hot::changes::Cursor;
+use chatpulse::hot::chat::{ChatBatch, ChatLine, ChatWindows, Erased};
 use chatpulse::hot::debounce::{Claim, Claimed};
 use chatpulse::hot::keys::Bucket;
 use chatpulse::hot::limits::{Limit, Limits};
@@ -217,11 +218,11 @@ async fn the_hot_state_needs_no_more_than_its_user_may() {
     assert_eq!(hot.claim(&claims).await.unwrap(), [Claimed::Fresh]);
     hot.release_claims(&claims).await.unwrap();
     assert_eq!(hot.claim(&claims).await.unwrap(), [Claimed::Fresh]);
-    let holders = |version, instances: Vec<Uuid>, unheld_since| Holders {
+    let holders = |version, ids: Vec<Uuid>, unheld_since| Holders {
         streamer_id,
         ordinal: 1,
         version,
-        instances,
+        ids,
         unheld_since,
     };
     hot.note_holders(&[holders(1, vec![Uuid::now_v7()], None)]).await.unwrap();
@@ -232,9 +233,32 @@ async fn the_hot_state_needs_no_more_than_its_user_may() {
     assert!(hot.remove(streamer_id, 1).await.unwrap());
     assert_eq!(hot.read(streamer_id, NOW).await.unwrap(), None);
     hot.discard(streamer_id).await.unwrap();
+    use_windows(ChatWindows::new(hot.clone()), streamer_id).await;
     hot.used_memory().await.unwrap();
 
     assert_nothing_was_refused(&server).await;
+}
+
+/// Uses everything of the chats' windows.
+async fn use_windows(windows: ChatWindows, streamer_id: Uuid) {
+    let line = ChatLine {
+        message_id: "m".into(),
+        login: "l".into(),
+        name: "L".into(),
+        text: "t".into(),
+        at: NOW,
+        side: None,
+    };
+    let late = ChatLine { message_id: "n".into(), at: Millis(NOW.0 - 1), ..line.clone() };
+    for lines in [vec![line], vec![late]] {
+        windows.append(&[ChatBatch { streamer_id, lines, heard_at: NOW }]).await.unwrap();
+    }
+    windows.watch(&[streamer_id], NOW).await.unwrap();
+    assert_eq!(windows.read(streamer_id).await.unwrap().len(), 2);
+    assert_eq!(windows.last_heard(&[streamer_id]).await.unwrap(), [Some(NOW)]);
+    assert_eq!(windows.quiet_since(NOW).await.unwrap().len(), 1);
+    windows.erase(&[(streamer_id, Erased::User("l".into())), (streamer_id, Erased::All)]).await.unwrap();
+    windows.unwatch(&[streamer_id]).await.unwrap();
 }
 
 #[tokio::test]

@@ -279,13 +279,14 @@ const PREVIOUS: [&str; 6] = [
     include_str!("../../schema/V5__votes.sql"),
     include_str!("../../schema/V6__sessions_and_streamers.sql"),
 ];
-const THIS: [&str; 6] = [
+const THIS: [&str; 7] = [
     include_str!("../../schema/V7__many_instances.sql"),
     include_str!("../../schema/V8__drained_votes.sql"),
     include_str!("../../schema/V9__lasting_plans.sql"),
     include_str!("../../schema/V10__holds_together.sql"),
     include_str!("../../schema/V11__twitch.sql"),
     include_str!("../../schema/V12__retraction_and_pause.sql"),
+    include_str!("../../schema/V13__recording.sql"),
 ];
 
 /// The previous release's statements on an open connection, prepared once and for all.
@@ -390,5 +391,5 @@ async fn the_previous_release_goes_on_over_the_migration_and_beside_this_one() {
     assert_eq!((live.session_id, live.holders.version), (session_id, 3), "let go by one, held by the other");
     let lapsed = journal.drop_lapsed().await.unwrap();
     assert_eq!(lapsed.iter().map(|holders| holders.streamer_id).collect::<Vec<_>>(), [before]);
-    assert!(lapsed[0].instances.is_empty() && lapsed[0].unheld_since.is_some());
+    assert!(lapsed[0].ids.is_empty() && lapsed[0].unheld_since.is_some());
 }

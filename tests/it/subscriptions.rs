@@ -3,14 +3,17 @@
 
 use std::collections::BTreeSet;
 
-use chatpulse::twitch::simulator::platform::{Failure, Fault};
+use chatpulse::twitch::simulator::platform::{Account, Failure, Fault, SubscriptionView};
 
 use crate::support::eventually;
-use crate::support::instance::{Instance, Streamer};
+use crate::support::instance::{Instance, Stores, Streamer};
 use crate::support::overlay::Overlay;
-use crate::support::platform::{ADA, Stage, VIEWER, Visitor};
+use crate::support::platform::{ADA, BOT, Stage, VIEWER, Visitor};
+use crate::support::proxy::{Mode, Proxy};
 
 const CHAT: &str = "channel.chat.message";
+const OTHER_BOT: &str = "900000002";
+const MODERATOR: &str = "700000002";
 const SUBSCRIPTIONS: &str = "/helix/eventsub/subscriptions";
 
 /// Ada, signed in.
@@ -28,13 +31,19 @@ async fn watched(stage: &Stage, settings: &[(&str, &str)]) -> (Instance, Streame
     (instance, ada, overlay)
 }
 
-/// What Twitch has for a channel, and enabled.
-fn enabled(stage: &Stage, broadcaster: &str) -> BTreeSet<String> {
-    let of = |found: &&chatpulse::twitch::simulator::platform::SubscriptionView| {
+/// What Twitch has of a channel's chat, and enabled.
+fn of_chat(stage: &Stage, broadcaster: &str) -> Vec<SubscriptionView> {
+    let of = |found: &SubscriptionView| {
         found.status == "enabled"
+            && found.kind.starts_with("channel.")
             && found.condition.get("broadcaster_user_id").is_some_and(|id| id == broadcaster)
     };
-    stage.platform.subscriptions().iter().filter(of).map(|found| found.kind.clone()).collect()
+    stage.platform.subscriptions().into_iter().filter(of).collect()
+}
+
+/// The types of what Twitch has of a channel's chat, and enabled.
+fn enabled(stage: &Stage, broadcaster: &str) -> BTreeSet<String> {
+    of_chat(stage, broadcaster).into_iter().map(|found| found.kind).collect()
 }
 
 async fn chat_is_connected(stage: &Stage) {
@@ -62,7 +71,8 @@ async fn an_overlay_that_opens_has_chat_vote() {
     let shards = stage.platform.shards();
     assert!(shards.len() == 1 && shards[0].status == "enabled", "{shards:?}");
     let sql = instance.sql().await;
-    let question = "SELECT count(*) FROM chatpulse.events WHERE type = 'SubscriptionConfirmed'";
+    let question = "SELECT count(*) FROM chatpulse.events
+                    WHERE type = 'SubscriptionConfirmed' AND data->>'type' LIKE 'channel.%'";
     assert_eq!(sql.query_one(question, &[]).await.unwrap().get::<_, i64>(0), 6);
 }
 
@@ -99,6 +109,62 @@ async fn a_subscription_that_twitch_ended_is_made_again() {
     stage.platform.revoke_subscription(&first, "notification_failures_exceeded").unwrap();
     eventually("there is another one", async || id(&stage).is_some_and(|id| id != first)).await;
     chat_votes(&stage, &instance, &ada).await;
+}
+
+#[tokio::test]
+async fn chats_are_read_as_another_bot_once_the_settings_name_it() {
+    let stage = Stage::set().await;
+    let (mut instance, ada, overlay) = watched(&stage, &[("CHATPULSE_HTTP__DRAIN_SECONDS", "1")]).await;
+    eventually("all is subscribed to", async || enabled(&stage, ADA).len() == 6).await;
+    stage.platform.add_user(Account::new(OTHER_BOT, "other_bot")).unwrap();
+    stage.platform.grant(OTHER_BOT, &["user:read:chat", "user:bot", "user:write:chat"]).unwrap();
+    drop(overlay);
+    instance.set(&[("CHATPULSE_TWITCH__BOT_USER_ID", OTHER_BOT)]);
+    instance.terminate();
+    instance.stopped().await;
+    assert_eq!(readers(&stage), BTreeSet::from([BOT.to_owned()]));
+    instance.start_again().await;
+    let _overlay = instance.overlay(&ada).await;
+    eventually("the chat is read as the other bot alone", async || {
+        readers(&stage) == BTreeSet::from([OTHER_BOT.to_owned()]) && enabled(&stage, ADA).len() == 6
+    })
+    .await;
+    chat_votes(&stage, &instance, &ada).await;
+}
+
+/// As whom Ada's chat is read.
+fn readers(stage: &Stage) -> BTreeSet<String> {
+    of_chat(stage, ADA).iter().filter_map(|found| found.condition.get("user_id").cloned()).collect()
+}
+
+#[tokio::test]
+async fn what_a_moderator_commands_while_postgresql_is_away_is_done_when_it_is_back() {
+    let stage = Stage::set().await;
+    stage.platform.add_user(Account::new(MODERATOR, "moderator")).unwrap();
+    stage.platform.set_moderator(ADA, MODERATOR, true).unwrap();
+    let mut stores = Stores::migrated().await;
+    let proxy = Proxy::before(&stores.app_url, 1);
+    stores.app_url = proxy.url(&stores.app_url);
+    let instance = stage.instance_on(stores, &[]).await;
+    stage.sign_in_bot(&instance).await;
+    let ada = ada(&stage, &instance).await;
+    let mut overlay = instance.overlay(&ada).await;
+    chat_is_connected(&stage).await;
+    chat_votes(&stage, &instance, &ada).await;
+    assert_eq!(overlay.next_frame("sentiment").await["for"], 1);
+    let refused = async || {
+        let metrics = instance.metrics().await;
+        metrics.get("chatpulse_webhook_requests_total{outcome=\"unavailable\"}").copied().unwrap_or_default()
+    };
+    let before = refused().await;
+    proxy.set(Mode::Cut);
+    stage.say(ADA, MODERATOR, "!pulse reset");
+    eventually("Twitch is asked to deliver it again", async || refused().await > before).await;
+    proxy.heal();
+    assert_eq!(overlay.next_frame("reset").await["for"], 0);
+    let question = "SELECT count(*) FROM chatpulse.events WHERE type = 'SentimentReset'";
+    let count = instance.sql().await.query_one(question, &[]).await.unwrap().get::<_, i64>(0);
+    assert_eq!(count, 1, "and only once");
 }
 
 #[tokio::test]
@@ -179,7 +245,7 @@ async fn another_instance_takes_over_what_one_did_for_all() {
     let second = stage.instance_on(first.stores.shared(), &elsewhere).await;
     first.kill();
     let bob = second.streamer(&["yes"], &["no"]).await;
-    let account = chatpulse::twitch::simulator::platform::Account::new(bob.twitch_id.clone(), "bob2");
+    let account = Account::new(bob.twitch_id.clone(), "bob2");
     stage.platform.add_user(account).unwrap();
     stage.platform.grant(&bob.twitch_id, &["channel:bot"]).unwrap();
     let _overlay = second.overlay(&bob).await;

@@ -1,16 +1,21 @@
 //! What PostgreSQL knows of Twitch: tokens, who is signed in, duties, subscriptions.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use chatpulse::domain::config::Config;
 use chatpulse::domain::streamer::{Command, Event};
 use chatpulse::journal::Journal;
+use chatpulse::journal::examination::{StuckBy, StuckChat, StuckChats};
 use chatpulse::journal::subscriptions::{Due, Task};
 use chatpulse::journal::tokens::{NewToken, Owner, StoredToken};
+use chatpulse::reconcile::vault;
+use chatpulse::security::keyring::{Keyring, KeyringError, Place};
+use chatpulse::settings::Secret;
 use uuid::Uuid;
 
 use crate::support::database::{MigratedDatabase, journal_at, live, migrated, register};
+use crate::support::eventually;
 
 const HOUR: Duration = Duration::from_secs(3600);
 const CHAT: &str = "channel.chat.message";
@@ -107,7 +112,7 @@ async fn who_dies_while_refreshing_keeps_nobody_from_it_for_longer_than_the_leas
     journal.store_token(&token(Owner::bot("7"), 1, Duration::ZERO)).await.unwrap();
     let take = async || journal.take_expiring_tokens(HOUR, Duration::from_millis(50), 9).await.unwrap().len();
     assert_eq!(take().await, 1);
-    crate::support::eventually("the lease has lapsed", async || take().await == 1).await;
+    eventually("the lease has lapsed", async || take().await == 1).await;
 }
 
 #[tokio::test]
@@ -121,10 +126,29 @@ async fn a_token_that_has_ended_is_told_once_and_not_refreshed_again() {
     assert!(!journal.invalidate_token(&owner, 1, "withdrawn").await.unwrap());
     assert_eq!(stored(&journal, &owner).await.invalid.as_deref(), Some("withdrawn"));
     assert_eq!(journal.take_expiring_tokens(HOUR, HOUR, 9).await.unwrap(), vec![]);
-    assert_eq!(journal.take_unvalidated_tokens(Duration::ZERO, 9).await.unwrap(), vec![]);
+    assert_eq!(journal.take_unvalidated_tokens(Duration::ZERO, HOUR, 9).await.unwrap(), vec![]);
     // Signing in again makes it good.
     journal.store_token(&token(owner.clone(), 2, HOUR)).await.unwrap();
     assert_eq!(stored(&journal, &owner).await.invalid, None);
+}
+
+#[tokio::test]
+async fn a_token_whose_refresh_does_not_come_about_comes_after_all_others() {
+    let database = migrated().await;
+    let journal = database.journal();
+    let store = async |id: u8| {
+        let expires_in = Duration::from_secs(60 + u64::from(id));
+        journal.store_token(&token(Owner::channel(id.to_string()), id, expires_in)).await.unwrap();
+    };
+    let take = async || {
+        let taken = journal.take_expiring_tokens(HOUR, Duration::ZERO, 1).await.unwrap();
+        taken.into_iter().map(|token| token.owner.id).collect::<String>()
+    };
+    store(1).await;
+    store(2).await;
+    assert_eq!([take().await, take().await], ["1", "2"]);
+    store(3).await;
+    assert_eq!([take().await, take().await, take().await], ["3", "1", "2"]);
 }
 
 #[tokio::test]
@@ -134,18 +158,80 @@ async fn every_token_is_asked_about_once_in_a_while_by_one_instance() {
     for id in 0..10 {
         journals[0].store_token(&token(Owner::channel(id.to_string()), id, HOUR)).await.unwrap();
     }
-    let take =
-        async |journal: &Journal, every| journal.take_unvalidated_tokens(every, 20).await.unwrap().len();
-    assert_eq!(take(&journals[0], HOUR).await, 0, "asked when they were stored");
-    database
-        .owner()
-        .await
-        .execute("UPDATE chatpulse.oauth_tokens SET validated_at = validated_at - interval '61 minutes'", &[])
-        .await
-        .unwrap();
-    let (one, other) = tokio::join!(take(&journals[0], HOUR), take(&journals[1], HOUR));
+    let take = async |journal: &Journal| journal.take_unvalidated_tokens(HOUR, HOUR, 20).await.unwrap().len();
+    assert_eq!(take(&journals[0]).await, 0, "asked when they were stored");
+    an_hour_passes(&database).await;
+    let (one, other) = tokio::join!(take(&journals[0]), take(&journals[1]));
     assert_eq!(one + other, 10);
-    assert_eq!(take(&journals[0], HOUR).await, 0);
+    assert_eq!(take(&journals[0]).await, 0);
+}
+
+/// As if nobody had asked Twitch about the tokens for an hour.
+async fn an_hour_passes(database: &MigratedDatabase) {
+    let sql = "UPDATE chatpulse.oauth_tokens SET validated_at = validated_at - interval '61 minutes'";
+    database.owner().await.execute(sql, &[]).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_token_about_which_twitch_did_not_answer_is_due_again_soon_after_all_others() {
+    let database = migrated().await;
+    let journal = database.journal();
+    let take = async |lease: Duration, limit: i64| {
+        let taken = journal.take_unvalidated_tokens(HOUR, lease, limit).await.unwrap();
+        taken.into_iter().map(|token| (token.owner.id.clone(), token)).collect::<BTreeMap<_, _>>()
+    };
+    let ids = |taken: &BTreeMap<String, StoredToken>| taken.keys().cloned().collect::<String>();
+    for id in 1..=3 {
+        journal.store_token(&token(Owner::channel(id.to_string()), id, HOUR)).await.unwrap();
+    }
+    an_hour_passes(&database).await;
+    // Who has taken them on has died.
+    let lost = take(Duration::ZERO, 2).await;
+    assert_eq!(lost.len(), 2);
+    let next = take(HOUR, 1).await;
+    assert!(!lost.contains_key(&ids(&next)), "the third one comes first");
+    let again = take(HOUR, 9).await;
+    assert_eq!(again.keys().collect::<Vec<_>>(), lost.keys().collect::<Vec<_>>());
+    // Twitch has answered, but meanwhile one is another token.
+    an_hour_passes(&database).await;
+    journal.store_token(&token(Owner::channel("1"), 9, HOUR)).await.unwrap();
+    an_hour_passes(&database).await;
+    let answered: Vec<&StoredToken> = again.values().chain(next.values()).collect();
+    journal.note_validated(&answered).await.unwrap();
+    assert_eq!(ids(&take(HOUR, 9).await), "1");
+}
+
+#[tokio::test]
+async fn tokens_are_sealed_with_the_newest_key_and_those_that_no_key_opens_are_named() {
+    let database = migrated().await;
+    let journal = database.journal();
+    let key = |byte: u8| Secret::new([byte; 32]);
+    let sealed = |owner: Owner, number: u8, keyring: &Keyring| {
+        let row = owner.row();
+        let place = |column| Place { table: "oauth_tokens", column, row: &row };
+        NewToken {
+            access: keyring.seal(place("access_token"), "access").unwrap(),
+            refresh: keyring.seal(place("refresh_token"), "refresh").unwrap(),
+            key_id: keyring.newest().unwrap().to_string(),
+            ..token(owner, number, HOUR)
+        }
+    };
+    let (lost, old) = (Keyring::new(&[key(1)]), Keyring::new(&[key(2)]));
+    for (id, keyring) in [(1, &old), (2, &lost), (3, &old)] {
+        let owner = Owner::channel(id.to_string());
+        journal.store_token(&sealed(owner, id, keyring)).await.unwrap();
+    }
+    let keyring = Keyring::new(&[key(3), key(2)]);
+    let mut told = Vec::new();
+    let rotated = vault::rotate(&journal, &keyring, |done| told.push(done)).await.unwrap();
+    assert_eq!((rotated.resealed, told), (2, vec![1, 2]));
+    let unopened: Vec<_> = rotated.unopened.iter().map(|it| (it.owner.row(), &it.why)).collect();
+    let why = KeyringError::UnknownKey(lost.newest().unwrap());
+    assert_eq!(unopened, [("channel/2".to_owned(), &why)]);
+    assert_eq!(stored(&journal, &Owner::channel("3")).await.key_id, keyring.newest().unwrap().to_string());
+    assert_eq!(stored(&journal, &Owner::channel("2")).await.key_id, lost.newest().unwrap().to_string());
+    let again = vault::rotate(&journal, &keyring, |_| {}).await.unwrap();
+    assert_eq!((again.resealed, again.unopened), (0, rotated.unopened));
 }
 
 #[tokio::test]
@@ -274,6 +360,76 @@ async fn a_revoked_subscription_is_wanted_again_or_waits_for_a_person() {
     let standing = journal.subscriptions_of(streamer_id).await.unwrap();
     assert!(standing.iter().all(|standing| standing.status != "blocked"));
     drop(database);
+}
+
+#[tokio::test]
+async fn a_subscription_that_twitch_revokes_again_and_again_waits_ever_longer_until_one_has_held() {
+    let (database, journal, _) = wanted().await;
+    let chat = due(&journal).await.into_iter().find(|due| due.kind == CHAT).unwrap();
+    let owner = database.owner().await;
+    // Seconds until it is requested again.
+    let pause_after_revoking = async |id: &str| {
+        assert!(journal.revoke_subscription(id, "conduit_deleted", true).await.unwrap().is_some());
+        let question = "SELECT round(extract(epoch FROM due_at - changed_at))::bigint
+                        FROM chatpulse.eventsub_subscriptions WHERE type = 'channel.chat.message'";
+        owner.query_one(question, &[]).await.unwrap().get::<_, i64>(0)
+    };
+    for (id, pauses) in [("s1", 0..=0), ("s2", 1..=2), ("s3", 3..=6), ("s4", 7..=14)] {
+        assert!(journal.confirm_subscription(&chat, id, "c1").await.unwrap());
+        let pause = pause_after_revoking(id).await;
+        assert!(pauses.contains(&pause), "{id}: {pause} s");
+    }
+    assert!(journal.confirm_subscription(&chat, "s5", "c1").await.unwrap());
+    let held = "UPDATE chatpulse.eventsub_subscriptions SET changed_at = changed_at - interval '11 minutes'";
+    owner.execute(held, &[]).await.unwrap();
+    assert_eq!(pause_after_revoking("s5").await, 0, "it had held");
+}
+
+#[tokio::test]
+async fn a_subscription_that_is_replaced_is_due_and_still_known() {
+    let (_database, journal, streamer_id) = wanted().await;
+    for (index, due) in due(&journal).await.iter().enumerate() {
+        journal.confirm_subscription(due, &format!("s{index}"), "c1").await.unwrap();
+    }
+    let ids = ["s0", "s3", "unknown"].map(str::to_owned);
+    assert_eq!(journal.replace_subscriptions(&ids, "another account").await.unwrap(), 2);
+    assert_eq!(
+        journal.replace_subscriptions(&ids, "another account").await.unwrap(),
+        0,
+        "they are under way"
+    );
+    let again = due(&journal).await;
+    assert!(again.iter().all(|due| due.task == Task::Create));
+    let known: BTreeSet<_> = again.iter().filter_map(|due| due.subscription_id.as_deref()).collect();
+    assert_eq!(known, BTreeSet::from(["s0", "s3"]));
+    assert!(journal.confirm_subscription(&again[0], "s9", "c1").await.unwrap());
+    assert!(journal.known_subscriptions(Some("s8"), 9).await.unwrap().iter().any(|known| {
+        known.subscription_id == "s9" && known.streamer_id == streamer_id && known.kind == again[0].kind
+    }));
+}
+
+#[tokio::test]
+async fn a_channel_that_is_stuck_is_counted_once_with_what_is_said_of_its_messages() {
+    let (_database, journal, _) = wanted().await;
+    let other = live(&journal, Config::default()).await.streamer;
+    for due in due(&journal).await {
+        let reason = match due.kind.as_str() {
+            CHAT => "banned",
+            "channel.chat.clear" => "another reason",
+            _ => continue,
+        };
+        if due.streamer_id != other.id || due.kind != CHAT {
+            journal.postpone_subscription(&due, reason, None).await.unwrap();
+        }
+    }
+    let stuck = journal.stuck_chats(StuckBy::Blocked, 9).await.unwrap();
+    assert_eq!((stuck.count, stuck.some.len()), (2, 2), "{stuck:?}");
+    assert_eq!((stuck.some[0].reason.as_str(), stuck.some[0].messages), ("banned", true));
+    let login = other.profile.login;
+    assert_eq!(stuck.some[1], StuckChat { login, reason: "another reason".into(), messages: false });
+    assert_eq!(journal.stuck_chats(StuckBy::Blocked, 1).await.unwrap().count, 2);
+    let failing = journal.stuck_chats(StuckBy::Failing, 9).await.unwrap();
+    assert_eq!(failing, StuckChats::default());
 }
 
 #[tokio::test]

@@ -6,7 +6,7 @@ use crate::domain::holders::Holders;
 use crate::domain::session::{self, Command};
 use crate::domain::streamer::{Profile, Streamer};
 use crate::domain::time::Millis;
-use crate::journal::sessions::LiveSession;
+use crate::journal::sessions::{DirectoryCursor, LiveSession};
 
 fn directory() -> Directory {
     Directory::new(Arc::new(Metrics::new().unwrap()))
@@ -19,7 +19,7 @@ fn entry(id: Uuid, version: i64, ordinal: i64, live: bool) -> Entry {
     let events = session::decide(start, None, Millis(0)).unwrap();
     let head = session::evolve(None, &events[0]).unwrap();
     let session_id = Uuid::from_u128(ordinal as u128);
-    let holders = Holders { streamer_id: id, ordinal, version: 1, instances: Vec::new(), unheld_since: None };
+    let holders = Holders { streamer_id: id, ordinal, version: 1, ids: Vec::new(), unheld_since: None };
     Entry {
         streamer: Streamer {
             id,
@@ -36,6 +36,15 @@ fn entry(id: Uuid, version: i64, ordinal: i64, live: bool) -> Entry {
         last_ordinal: ordinal,
         live: live.then_some(LiveSession { session_id, key: [7; 32], holders, paused: false, head }),
     }
+}
+
+/// A streamer's first session, whose stream has `session_version`.
+fn first_session(id: Uuid, session_version: i64, paused: bool) -> Entry {
+    let mut entry = entry(id, 1, 1, true);
+    if let Some(live) = &mut entry.live {
+        (live.paused, live.head.version) = (paused, session_version);
+    }
+    entry
 }
 
 #[test]
@@ -79,25 +88,54 @@ fn a_session_just_started_is_not_ended_by_what_was_read_before() {
 #[test]
 fn a_pause_is_known_until_its_end_and_not_undone_by_what_was_read_before() {
     let (directory, id) = (directory(), Uuid::now_v7());
-    let read = |session_version: i64, paused: bool| {
-        let mut read = entry(id, 1, 1, true);
-        let live = read.live.as_mut().unwrap();
-        (live.paused, live.head.version) = (paused, session_version);
-        read
-    };
     let is_paused = || directory.by_streamer(id).unwrap().paused;
-    directory.adopt(&read(1, false));
+    directory.adopt(&first_session(id, 1, false));
     assert!(!is_paused());
-    directory.adopt(&read(3, true));
+    directory.adopt(&first_session(id, 3, true));
     assert!(is_paused());
-    directory.adopt(&read(2, false));
+    directory.adopt(&first_session(id, 2, false));
     assert!(is_paused(), "read before the pause");
     assert_eq!(directory.digest().paused, 1);
-    directory.adopt(&read(4, false));
+    directory.adopt(&first_session(id, 4, false));
     assert!(!is_paused());
-    directory.adopt(&read(5, true));
+    directory.adopt(&first_session(id, 5, true));
     directory.adopt(&entry(id, 1, 2, true));
     assert!(!is_paused(), "another session, whose stream is short");
+}
+
+/// What the journal's comparison says of the first session.
+fn versions(id: Uuid, paused: bool) -> LiveVersions {
+    let changed = DirectoryCursor::at(1);
+    LiveVersions { streamer_id: id, streamer_version: 1, config_version: 1, ordinal: 1, paused, changed }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pause_that_has_just_become_known_is_no_disagreement() {
+    let (directory, id) = (directory(), Uuid::now_v7());
+    directory.adopt(&first_session(id, 1, false));
+    tokio::time::advance(ANSWERED).await;
+    assert!(directory.is_behind(&versions(id, true)), "the feed has not told of it");
+    directory.adopt(&first_session(id, 2, true));
+    assert!(!directory.is_behind(&versions(id, false)), "asked before the pause");
+    tokio::time::advance(ANSWERED).await;
+    assert!(directory.is_behind(&versions(id, false)));
+    assert!(!directory.is_behind(&versions(id, true)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pause_that_a_server_lost_with_its_newest_events_is_undone_once_nothing_older_can_come() {
+    let (directory, id) = (directory(), Uuid::now_v7());
+    let is_paused = || directory.by_streamer(id).unwrap().paused;
+    directory.adopt(&first_session(id, 7, true));
+    directory.adopt(&first_session(id, 6, false));
+    assert!(is_paused(), "read before the pause");
+    tokio::time::advance(ANSWERED).await;
+    directory.adopt(&first_session(id, 6, true));
+    assert_eq!(directory.by_streamer(id).unwrap().session_version, 7, "it says nothing else");
+    directory.adopt(&first_session(id, 5, false));
+    assert!(!is_paused(), "the journal has another history now");
+    directory.adopt(&first_session(id, 6, true));
+    assert!(is_paused(), "whose versions count from now on");
 }
 
 #[test]

@@ -73,11 +73,16 @@ impl History {
 }
 
 fn messages(ids: &[&str]) -> Retract {
-    Retract::Messages(ids.iter().map(|id| (*id).to_owned()).collect())
+    Retract { messages: ids.iter().map(|id| (*id).to_owned()).collect(), ..Retract::default() }
 }
 
+/// All that the viewer has said.
 fn viewer(viewer: &str) -> Retract {
-    Retract::Viewer(viewer.into())
+    Retract::viewer(viewer.into(), Millis(i64::MAX))
+}
+
+fn viewer_until(viewer: &str, ms: i64) -> Retract {
+    Retract::viewer(viewer.into(), at(ms))
 }
 
 fn assert_close(one: &Mood, other: &Mood) {
@@ -133,13 +138,31 @@ fn what_is_not_there_is_not_taken_back() {
 }
 
 #[test]
-fn the_event_names_the_messages_that_had_voted_or_the_viewer() {
+fn the_event_names_the_messages_and_viewers_that_had_voted() {
     let mut history = History::begun(Model::Decay);
     history.cast(&[vote("a", "one", Side::For, 0), vote("b", "two", Side::For, 0)], 0);
     let named = history.refold(&messages(&["x", "b", "y", "a"])).retracted().unwrap();
-    assert_eq!((named.messages, named.viewers), (vec!["b".to_owned(), "a".to_owned()], vec![]));
-    let named = history.refold(&viewer("two")).retracted().unwrap();
-    assert_eq!((named.messages, named.viewers), (vec![], vec!["two".to_owned()]));
+    assert_eq!((named.messages, named.viewers), (vec!["a".to_owned(), "b".to_owned()], vec![]));
+    let named = history.refold(&viewer_until("two", 7)).retracted().unwrap();
+    assert_eq!((named.messages, named.viewers), (vec![], vec![("two".to_owned(), at(7))]));
+
+    let mut many = messages(&["a", "x"]);
+    many.add(viewer_until("two", 7));
+    many.add(viewer_until("three", 7));
+    let named = history.refold(&many).retracted().unwrap();
+    assert_eq!((named.messages, named.viewers), (vec!["a".to_owned()], vec![("two".to_owned(), at(7))]));
+}
+
+#[test]
+fn of_two_bans_of_one_viewer_the_later_one_counts() {
+    let mut many = viewer_until("one", 5);
+    many.add(viewer_until("two", 6));
+    many.add(viewer_until("one", 9));
+    many.add(viewer_until("one", 7));
+    many.add(Retract::message("a".into()));
+    many.add(Retract::message("a".into()));
+    let viewers = [("one".to_owned(), at(9)), ("two".to_owned(), at(6))];
+    assert_eq!(many, Retract { messages: ["a".to_owned()].into(), viewers: viewers.into() });
 }
 
 #[test]
@@ -165,6 +188,63 @@ fn a_viewer_who_comes_back_votes_again() {
     assert_close(history.refold(&messages(&[])).mood().unwrap(), &history.head.mood);
     assert_eq!(history.retract(&viewer("one"), 0), 1);
     assert_eq!((history.value(), history.head.mood.for_count), (10.0, 1));
+}
+
+/// Folding all events gives the head, whatever was taken back.
+fn assert_folds(history: &History) {
+    assert_close(history.refold(&messages(&[])).mood().unwrap(), &history.head.mood);
+}
+
+#[test]
+fn what_a_viewer_says_after_the_ban_counts_whenever_its_votes_are_taken_back() {
+    let mut history = History::begun(Model::Decay);
+    history.cast(&[vote("a", "one", Side::For, 0), vote("b", "two", Side::For, 0)], 0);
+    history.cast(&[vote("c", "one", Side::For, 1_000), vote("d", "one", Side::Against, 1_001)], 2_000);
+    assert_eq!(history.retract(&viewer_until("one", 1_000), 3_000), 2);
+    assert_eq!((history.head.mood.for_count, history.head.mood.against_count), (1, 1));
+    assert_folds(&history);
+    assert_eq!(history.retract(&viewer_until("one", 1_000), 3_000), 0);
+    assert_eq!(history.retract(&messages(&["d"]), 4_000), 1);
+    assert_eq!((history.head.mood.for_count, history.head.mood.against_count), (1, 0));
+    assert_folds(&history);
+}
+
+#[test]
+fn what_was_on_its_way_at_the_ban_is_taken_back_by_a_second_look() {
+    let mut history = History::begun(Model::Window);
+    let ban = viewer_until("one", 1_000);
+    history.cast(&[vote("a", "one", Side::For, 0), vote("b", "two", Side::Against, 0)], 0);
+    assert_eq!(history.retract(&ban, 1_000), 1);
+    history.cast(&[vote("c", "one", Side::For, 900), vote("d", "one", Side::Against, 1_500)], 2_000);
+    assert_eq!(history.retract(&ban, 4_000), 1);
+    assert_eq!((history.head.mood.for_count, history.head.mood.against_count), (0, 2));
+    assert_folds(&history);
+}
+
+#[test]
+fn a_second_look_for_an_earlier_ban_does_not_undo_a_later_one() {
+    let mut history = History::begun(Model::Decay);
+    history.cast(&[vote("a", "one", Side::For, 0), vote("b", "two", Side::For, 0)], 0);
+    history.cast(&[vote("c", "one", Side::For, 4_000)], 4_000);
+    assert_eq!(history.retract(&viewer_until("one", 5_000), 5_000), 2);
+    history.cast(&[vote("d", "one", Side::For, 500)], 5_500);
+    assert_eq!(history.retract(&viewer_until("one", 1_000), 6_000), 1);
+    assert_eq!(history.head.mood.for_count, 1);
+    assert_folds(&history);
+}
+
+#[test]
+fn what_is_taken_back_together_is_one_event() {
+    let mut history = History::begun(Model::Decay);
+    history.cast(&[vote("a", "one", Side::For, 0), vote("b", "two", Side::For, 0)], 0);
+    history.cast(&[vote("c", "three", Side::For, 0), vote("d", "three", Side::For, 2_000)], 2_000);
+    let mut many = viewer("one");
+    many.add(viewer_until("three", 1_000));
+    many.add(messages(&["b", "c"]));
+    let known = history.events.len();
+    assert_eq!(history.retract(&many, 3_000), 3);
+    assert_eq!((history.events.len(), history.head.mood.for_count), (known + 1, 1));
+    assert_folds(&history);
 }
 
 #[test]
@@ -205,20 +285,18 @@ enum Happening {
     Retraction(Selection),
 }
 
-/// Some messages, by their numbers, or a viewer.
+/// Some messages, by their numbers, and viewers until some milliseconds after the start.
 #[derive(Clone, Debug)]
-enum Selection {
-    Messages(Vec<usize>),
-    Viewer(u8),
+struct Selection {
+    messages: Vec<usize>,
+    viewers: Vec<(u8, i64)>,
 }
 
 impl Selection {
     fn retract(&self) -> Retract {
-        match self {
-            Selection::Messages(numbers) => {
-                Retract::Messages(numbers.iter().map(|number| format!("m{number}")).collect())
-            }
-            Selection::Viewer(number) => Retract::Viewer(format!("v{number}")),
+        Retract {
+            messages: self.messages.iter().map(|number| format!("m{number}")).collect(),
+            viewers: self.viewers.iter().map(|(number, ms)| (format!("v{number}"), at(*ms))).collect(),
         }
     }
 }
@@ -226,9 +304,14 @@ impl Selection {
 const VIEWERS: u8 = 4;
 
 fn any_selection() -> impl Strategy<Value = Selection> {
+    // A history takes 100 seconds at most, and mostly half of that.
+    let viewer = || (0..VIEWERS, prop_oneof![-500i64..60_000, Just(1_000_000i64)]);
     prop_oneof![
-        prop::collection::vec(0usize..60, 0..12).prop_map(Selection::Messages),
-        (0..VIEWERS).prop_map(Selection::Viewer),
+        prop::collection::vec(0usize..60, 0..12)
+            .prop_map(|messages| Selection { messages, viewers: Vec::new() }),
+        viewer().prop_map(|viewer| Selection { messages: Vec::new(), viewers: vec![viewer] }),
+        (prop::collection::vec(0usize..60, 0..6), prop::collection::vec(viewer(), 0..3))
+            .prop_map(|(messages, viewers)| Selection { messages, viewers }),
     ]
 }
 
@@ -355,9 +438,9 @@ proptest! {
             happenings.into_iter().filter(|(happening, _)| !is_retraction(happening)).collect();
         let history = lived(&happenings);
         let what = selection.retract();
-        let is_wanted = |vote: &JournaledVote| match &what {
-            Retract::Messages(ids) => ids.contains(&vote.message_id),
-            Retract::Viewer(viewer) => *viewer == vote.viewer,
+        let is_wanted = |vote: &JournaledVote| {
+            what.messages.contains(&vote.message_id)
+                || what.viewers.get(&vote.viewer).is_some_and(|until| vote.t <= *until)
         };
         // The same history without them, in which empty batches are events, too.
         let mut without = History::begun(Model::Decay);
@@ -369,5 +452,43 @@ proptest! {
             without.note(event);
         }
         assert_close(history.refold(&what).mood().unwrap(), &without.head.mood);
+    }
+
+    #[test]
+    fn taking_back_together_is_taking_back_one_after_the_other(
+        happenings in any_happenings(), one in any_selection(), other in any_selection(),
+    ) {
+        let (mut history, mut again) = (lived(&happenings), lived(&happenings));
+        let end = end_of(&history);
+        let mut both = one.retract();
+        both.add(other.retract());
+        let together = history.retract(&both, end);
+        let taken = again.retract(&one.retract(), end) + again.retract(&other.retract(), end);
+        prop_assert_eq!(together, taken);
+        assert_close(&history.head.mood, &again.head.mood);
+        assert_folds(&history);
+        assert_folds(&again);
+    }
+
+    #[test]
+    fn a_fold_from_the_last_reset_is_the_fold_of_all(
+        happenings in any_happenings(), reset_ms in 0i64..2_000, rest in any_happenings(),
+        selection in any_selection(),
+    ) {
+        let happenings: Vec<_> =
+            happenings.into_iter().chain([(Happening::Reset, reset_ms)]).chain(rest).collect();
+        let history = lived(&happenings);
+        let is_reset = |event: &Event| matches!(event, Event::Reset { .. });
+        let place = history.events.iter().rposition(is_reset).unwrap();
+        let then = history.events[..=place].iter().fold(None, evolve).unwrap();
+        let Event::Reset { at } = history.events[place] else { unreachable!() };
+        let what = selection.retract();
+        let mut late = Refold::since_reset(&what, then.version, then.params, at);
+        history.events[place + 1..].iter().for_each(|event| late.take(event));
+        let mut all = history.refold(&what);
+        prop_assert_eq!((late.version(), late.votes()), (all.version(), all.votes()));
+        assert_close(late.mood().unwrap(), all.mood().unwrap());
+        let named = |refold: &mut Refold| refold.retracted().map(|told| (told.messages, told.viewers));
+        prop_assert_eq!(named(&mut late), named(&mut all));
     }
 }

@@ -69,7 +69,7 @@ impl SessionShape {
             streamer_id: head.streamer_id,
             started_at: head.started_at.0,
             ended_at: head.ended_at.map(|at| at.0),
-            holders: holders.map_or(0, |holders| holders.instances.len()),
+            holders: holders.map_or(0, |holders| holders.ids.len()),
             last_disconnect: holders.and_then(|holders| holders.unheld_since).map(|since| since.0),
             overlays,
             value: head.mood.value,
@@ -107,7 +107,7 @@ mod tests {
             streamer_id: head.streamer_id,
             ordinal: 1,
             version: 3,
-            instances: vec![Uuid::from_u128(8), Uuid::from_u128(9)],
+            ids: vec![Uuid::from_u128(8), Uuid::from_u128(9)],
             unheld_since: None,
         };
         let shown = |head: &Session, holders: &Holders| {

@@ -33,6 +33,8 @@ pub struct Posted {
     pub version: i64,
     /// Whether the box was ticked that the overlay's address may be replaced.
     pub sure: bool,
+    /// Whether streams are to be recorded, if the form says so.
+    pub recorded: Option<bool>,
     pub draft: Draft,
 }
 
@@ -46,6 +48,7 @@ impl Posted {
                 "csrf" => posted.csrf = value.into_owned(),
                 "version" => posted.version = value.trim().parse().unwrap_or_default(),
                 "sure" => posted.sure = true,
+                "recorded" => posted.recorded = yes_or_no(&value),
                 name => {
                     if let Some(field) = FIELDS.into_iter().find(|field| *field == name) {
                         posted.draft.0.entry(field).or_insert_with(|| value.into_owned());
@@ -66,8 +69,8 @@ impl Draft {
     pub fn of(config: &Config) -> Draft {
         let params = &config.params;
         Draft(BTreeMap::from([
-            ("for_triggers", config.for_triggers.join("\n")),
-            ("against_triggers", config.against_triggers.join("\n")),
+            ("for_triggers", joined(&config.for_triggers)),
+            ("against_triggers", joined(&config.against_triggers)),
             ("for_label", config.for_label.clone()),
             ("against_label", config.against_label.clone()),
             ("model", model_name(params.model).to_owned()),
@@ -140,6 +143,21 @@ impl Reader<'_> {
     }
 }
 
+/// A trigger a line. One that holds a line break itself, as the API lets it, has a space instead, which is the same to
+/// chat ([`crate::domain::trigger::normalise`]): else it would come back as two.
+fn joined(triggers: &[String]) -> String {
+    let on_one_line = |trigger: &String| trigger.replace("\r\n", " ").replace(['\r', '\n'], " ");
+    triggers.iter().map(on_one_line).collect::<Vec<_>>().join("\n")
+}
+
+fn yes_or_no(text: &str) -> Option<bool> {
+    match text {
+        "yes" => Some(true),
+        "no" => Some(false),
+        _ => None,
+    }
+}
+
 /// One trigger a line; blank lines are no triggers.
 fn lines(text: &str) -> Result<Vec<String>, &'static str> {
     Ok(text.lines().map(str::trim).filter(|line| !line.is_empty()).map(str::to_owned).collect())
@@ -187,6 +205,7 @@ fn display_name(display: Display) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::trigger::normalise;
 
     fn body(fields: &[(&str, &str)]) -> Vec<u8> {
         form_urlencoded::Serializer::new(String::new()).extend_pairs(fields).finish().into_bytes()
@@ -217,6 +236,26 @@ mod tests {
         for config in [Config::default(), config] {
             assert_eq!(Draft::of(&config).config().unwrap(), config);
         }
+    }
+
+    #[test]
+    fn a_trigger_with_a_line_break_is_the_same_to_chat_after_the_form() {
+        let triggers: Vec<String> =
+            ["go\nleft", "go\r\nright", "oh\rno", "\nhey\n"].map(str::to_owned).into();
+        let config = Config { for_triggers: triggers.clone(), ..Config::default() };
+        assert_eq!(config.problems(), []);
+        let saved = Draft::of(&config).config().unwrap();
+        let normal = |triggers: &[String]| triggers.iter().map(|one| normalise(one)).collect::<Vec<_>>();
+        assert_eq!(normal(&saved.for_triggers), normal(&triggers));
+        assert_eq!(saved.for_triggers[0], "go left");
+    }
+
+    #[test]
+    fn a_form_says_yes_or_no_to_recording_or_nothing() {
+        for (text, recorded) in [("yes", Some(true)), ("no", Some(false)), ("", None), ("on", None)] {
+            assert_eq!(Posted::parse(&body(&[("recorded", text)])).recorded, recorded);
+        }
+        assert_eq!(Posted::parse(b"csrf=t").recorded, None);
     }
 
     #[test]

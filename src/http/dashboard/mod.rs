@@ -1,14 +1,18 @@
 //! `/dashboard`: where a streamer sees how it is going, and changes their settings.
 //!
 //! Works without scripts. A form is refused without a session of its streamer (401), from another site (403), too
-//! often (429) or with an old token (403, with the page and all that was typed).
+//! often (429) or with an old token (403, with the page and all that was typed). What was typed and not saved outlives
+//! every such answer in the browser: by the page's script, and without scripts by the back button.
 //!
 //! Reading order: this file (the routes), [`form`] (what is sent), [`view`] (what is shown), [`fields`] (the
-//! settings in it), [`health`] (the chat in it).
+//! settings in it), [`recording`], [`health`] and [`chat`] (the stream and its chat in it), [`times`] (in words).
 
+mod chat;
 mod fields;
 mod form;
 mod health;
+mod recording;
+mod times;
 mod view;
 
 use std::sync::LazyLock;
@@ -21,15 +25,18 @@ use askama::Template;
 use uuid::Uuid;
 
 use self::form::Posted;
+use self::health::Heard;
 use self::view::{Dashboard, Facts, Live, Outcome};
 use super::admin::sessions::overlays;
+use super::auth::look_at_stream;
 use super::pages;
 use super::problem::{Problem, only};
 use super::request_id::RequestId;
 use super::session::{SignedIn, check_origin, count_form, csrf_matches, csrf_token, signed_in};
 use super::state::State;
+use crate::actors::feed;
 use crate::domain::streamer::{Command, Refusal};
-use crate::journal::sessions::Entry;
+use crate::journal::sessions::{Entry, LiveSession};
 use crate::journal::streamers::ChangeError;
 
 /// Bytes of a form at most: the longest settings, percent-encoded, take less than half.
@@ -46,6 +53,7 @@ pub fn configure(routes: &mut web::ServiceConfig) {
     routes
         .service(web::resource(DASHBOARD).get(show).head(show).default_service(only("GET, HEAD")))
         .service(web::resource("/dashboard/config").post(save).default_service(only("POST")))
+        .service(web::resource("/dashboard/recording").post(record).default_service(only("POST")))
         .service(web::resource("/dashboard/reset").post(reset).default_service(only("POST")))
         .service(web::resource("/dashboard/rotate").post(rotate).default_service(only("POST")));
 }
@@ -64,7 +72,7 @@ async fn save(
     state: Data<State>,
     id: RequestId,
 ) -> Result<HttpResponse, Problem> {
-    let (who, posted) = take(&request, payload, &state).await?;
+    let (who, posted, _) = take(&request, payload, &state).await?;
     if !csrf_matches(&state, &who, &posted.csrf).await? {
         return page(&state, &who, Outcome::Stale(Some(posted))).await;
     }
@@ -85,6 +93,33 @@ async fn save(
     }
 }
 
+/// Says whether whole streams are recorded. A stream that is live already is from then on.
+async fn record(
+    request: HttpRequest,
+    payload: Payload,
+    state: Data<State>,
+    id: RequestId,
+) -> Result<HttpResponse, Problem> {
+    let (who, posted, entry) = take(&request, payload, &state).await?;
+    if !csrf_matches(&state, &who, &posted.csrf).await? {
+        return page(&state, &who, Outcome::Stale(None)).await;
+    }
+    let Some(recorded) = posted.recorded else {
+        return Err(Problem::bad_request("Say in `recorded` whether streams are recorded: yes or no."));
+    };
+    if state.journal.set_recorded(who.streamer_id, recorded, false, id.as_str()).await?
+        && let Some(entry) = state.journal.entry(who.streamer_id).await?
+    {
+        // Who holds the session may be another now, of which no actor here would tell Redis.
+        feed::adopt_recording(&state.services, entry);
+    }
+    if !recorded {
+        return Ok(go_to("/dashboard?recording-off", &state));
+    }
+    look_at_stream(&state, &entry.streamer.profile.twitch_user_id);
+    Ok(go_to("/dashboard?recording-on", &state))
+}
+
 /// Puts the bar back to the middle, where it also is when no session is going on.
 async fn reset(
     request: HttpRequest,
@@ -92,7 +127,7 @@ async fn reset(
     state: Data<State>,
     id: RequestId,
 ) -> Result<HttpResponse, Problem> {
-    let (who, posted) = take(&request, payload, &state).await?;
+    let (who, posted, _) = take(&request, payload, &state).await?;
     if !csrf_matches(&state, &who, &posted.csrf).await? {
         return page(&state, &who, Outcome::Stale(None)).await;
     }
@@ -109,7 +144,7 @@ async fn rotate(
     state: Data<State>,
     id: RequestId,
 ) -> Result<HttpResponse, Problem> {
-    let (who, posted) = take(&request, payload, &state).await?;
+    let (who, posted, _) = take(&request, payload, &state).await?;
     if !csrf_matches(&state, &who, &posted.csrf).await? {
         return page(&state, &who, Outcome::Stale(None)).await;
     }
@@ -122,20 +157,25 @@ async fn rotate(
     Ok(go_to("/dashboard?rotated", &state))
 }
 
-/// Who sends a form, and what it says. Its token is still to be compared: how to answer an old one depends on the
-/// form.
-async fn take(request: &HttpRequest, payload: Payload, state: &State) -> Result<(SignedIn, Posted), Problem> {
+/// Who sends a form, what it says, and how its streamer stands. Its token is still to be compared: how to answer an old
+/// one depends on the form.
+async fn take(
+    request: &HttpRequest,
+    payload: Payload,
+    state: &State,
+) -> Result<(SignedIn, Posted, Entry), Problem> {
     check_origin(request, state)?;
     let Some(who) = signed_in(request, state).await? else { return Err(signed_out()) };
     count_form(state, &who).await?;
     let posted = read(request, payload, state).await?;
-    enabled_entry(state, &who).await?;
-    Ok((who, posted))
+    let entry = enabled_entry(state, &who).await?;
+    Ok((who, posted, entry))
 }
 
 /// Without a session nobody knows whose settings they are, so they stay where they are: in the browser.
 fn signed_out() -> Problem {
-    let detail = "You are not signed in any more, so nothing was changed. Sign in at /auth/login in another tab, then \
+    let detail = "You are not signed in any more, so nothing was changed. Open /auth/login in this tab and sign in: the \
+                  dashboard then has what you typed. If your browser runs no scripts, sign in in another tab instead, \
                   come back here with your browser's back button, and send the form again.";
     Problem::new(StatusCode::UNAUTHORIZED, detail)
 }
@@ -192,16 +232,13 @@ async fn page(state: &State, who: &SignedIn, outcome: Outcome) -> Result<HttpRes
 async fn facts(state: &State, who: &SignedIn) -> Result<Facts, Problem> {
     let Entry { streamer, live, .. } = enabled_entry(state, who).await?;
     let live = match live {
-        Some(live) => Some(Live {
-            overlays: overlays(state, streamer.id).await,
-            instances: live.holders.instances.len(),
-            head: live.head,
-            paused: live.paused,
-        }),
+        Some(session) => Some(going_on(state, session).await),
         None => None,
     };
     Ok(Facts {
-        csrf: csrf_token(state, who).await?,
+        // Without Redis the page can be looked at, which says that its forms can't be sent.
+        csrf: csrf_token(state, who).await.ok(),
+        standing: state.journal.stream_standing(streamer.id).await?,
         subscriptions: state.journal.subscriptions_of(streamer.id).await?,
         overlay_url: state.overlay_url(streamer.overlay_uuid),
         profile: streamer.profile,
@@ -209,6 +246,25 @@ async fn facts(state: &State, who: &SignedIn) -> Result<Facts, Problem> {
         live,
         now: state.services.clock.now(),
     })
+}
+
+/// What there is to say of a session. Redis away is no error: then what was said is not known.
+async fn going_on(state: &State, session: LiveSession) -> Live {
+    let (streamer_id, began) = (session.head.streamer_id, session.head.started_at);
+    let ids = [streamer_id];
+    let (lines, heard) = tokio::join!(state.windows.read(streamer_id), state.windows.last_heard(&ids));
+    let said = lines.ok().map(|lines| chat::since(lines, began));
+    let has_messages = said.as_ref().is_some_and(|said| !said.is_empty());
+    let heard = heard.ok().filter(|_| said.is_some()).map(|heard| heard.into_iter().next().flatten());
+    Live {
+        overlays: overlays(state, streamer_id).await,
+        instances: session.holders.instances(),
+        recorded: session.holders.are_recording(),
+        heard: Heard::of(heard, has_messages, began),
+        said,
+        paused: session.paused,
+        head: session.head,
+    }
 }
 
 /// Has the browser load another page of ours.

@@ -2,17 +2,20 @@
 
 use actix_web::http::StatusCode;
 use askama::Template;
-use time::OffsetDateTime;
-use time::format_description::well_known::Rfc3339;
 
+use super::chat::{Said, said};
 use super::fields::{Content, Kind, Section, told};
 use super::form::{Draft, Posted};
-use super::health::{Condition, chat_health};
+use super::health::{Condition, Heard, Known, chat_health};
+use super::recording::Recording;
+use super::times;
 use crate::domain::config::{Config, Problem, VersionedConfig};
 use crate::domain::sentiment::REST;
 use crate::domain::session::Session;
 use crate::domain::streamer::Profile;
 use crate::domain::time::Millis;
+use crate::hot::chat::ChatLine;
+use crate::journal::recordings::StreamStanding;
 use crate::journal::subscriptions::SubscriptionStanding;
 
 /// The page's one style, which its policy allows by the hash of these exact bytes.
@@ -21,14 +24,18 @@ pub const STYLE: &str =
 /// The page's one script, likewise.
 pub const SCRIPT: &str = include_str!("../../../web/dashboard.js");
 
+/// Said once settings were saved.
+const SAVED: &str = "Saved. Open overlays show it already.";
+
 /// What is known of who is signed in.
 pub struct Facts {
-    /// The token that the forms carry.
-    pub csrf: String,
+    /// The token that the forms carry; `None` when none is to be had, so that no form can be sent.
+    pub csrf: Option<String>,
     pub profile: Profile,
     pub overlay_url: String,
     pub saved: VersionedConfig,
     pub live: Option<Live>,
+    pub standing: StreamStanding,
     pub subscriptions: Vec<SubscriptionStanding>,
     /// On PostgreSQL's clock.
     pub now: Millis,
@@ -43,6 +50,11 @@ pub struct Live {
     pub overlays: usize,
     /// Instances that hold the session.
     pub instances: usize,
+    /// Whether a recording holds it, too.
+    pub recorded: bool,
+    pub heard: Heard,
+    /// What was said in it last, oldest first; `None` when that is not known.
+    pub said: Option<Vec<ChatLine>>,
 }
 
 /// What the page is an answer to.
@@ -69,12 +81,23 @@ impl Outcome {
             Outcome::MovedOn(..) => StatusCode::CONFLICT,
         }
     }
+
+    /// What the settings' form shows, for the script that keeps what was typed until it is saved.
+    fn shows(&self) -> &'static str {
+        match self {
+            Outcome::Shown(Some(notice)) if *notice == SAVED => "just-saved",
+            Outcome::Shown(_) | Outcome::Stale(None) | Outcome::Unsure => "saved",
+            Outcome::Invalid(..) | Outcome::Stale(Some(_)) | Outcome::MovedOn(..) => "typed",
+        }
+    }
 }
 
 /// What to say after a form was done; `None` for a query that no form of ours leads to.
 pub fn notice(query: &str) -> Option<&'static str> {
     match query {
-        "saved" => Some("Saved. Open overlays show it already."),
+        "saved" => Some(SAVED),
+        "recording-on" => Some("Recording is on. A stream that is live already is recorded from now on."),
+        "recording-off" => Some("Recording is off. Votes count only while an overlay is open."),
         "reset" => Some("Reset. The bar is in the middle, and counting begins again."),
         "rotated" => Some("Your overlay has a new address: paste it into OBS. The old one works no more."),
         _ => None,
@@ -88,13 +111,22 @@ pub struct Dashboard {
     style: &'static str,
     script: &'static str,
     csrf: String,
+    /// No form can be sent just now.
+    locked: bool,
     display_name: String,
     login: String,
+    /// Whose settings they are.
+    twitch_user_id: String,
     overlay_url: String,
     notice: Option<&'static str>,
     alert: Option<Alert>,
     now: Option<Now>,
     chat: Vec<Condition>,
+    recording: Recording,
+    /// See [`Outcome::shows`].
+    shows: &'static str,
+    /// The version that was edited, where the form carries another one.
+    edited: Option<i64>,
     version: i64,
     sections: Vec<Section>,
     unsure: bool,
@@ -131,30 +163,49 @@ struct Now {
     /// How long ago the session began.
     age: String,
     began: String,
+    /// What was said last, newest first; `None` when that is not known.
+    said: Option<Vec<Said>>,
 }
 
 impl Dashboard {
     /// The page that answers `outcome`.
     pub fn of(facts: Facts, outcome: Outcome) -> Dashboard {
         let alert = Alert::of(&outcome, &facts.saved);
-        let chat = chat_health(&facts.subscriptions, facts.live.is_some());
-        let now = facts.live.as_ref().map(|live| Now::of(live, &facts.saved.config, facts.now));
+        let live = facts.live.as_ref();
+        let chat = chat_health(&Known {
+            subscriptions: &facts.subscriptions,
+            standing: &facts.standing,
+            heard: live.map(|live| live.heard),
+            now: facts.now,
+        });
+        let recording = Recording::of(&facts.standing, live.is_some_and(|live| live.recorded), facts.now);
+        let now = live.map(|live| Now::of(live, &facts.saved.config, facts.now));
+        let shows = outcome.shows();
         let (notice, unsure) = match &outcome {
             Outcome::Shown(notice) => (*notice, false),
             other => (None, matches!(other, Outcome::Unsure)),
+        };
+        let edited = match &outcome {
+            Outcome::MovedOn(posted, _) => Some(posted.version),
+            _ => None,
         };
         let (content, version) = content(outcome, &facts.saved);
         Dashboard {
             style: STYLE,
             script: SCRIPT,
-            csrf: facts.csrf,
+            locked: facts.csrf.is_none(),
+            csrf: facts.csrf.unwrap_or_default(),
             display_name: facts.profile.display_name,
             login: facts.profile.login,
+            twitch_user_id: facts.profile.twitch_user_id,
             overlay_url: facts.overlay_url,
             notice,
             alert,
             now,
             chat,
+            recording,
+            shows,
+            edited,
             version,
             sections: content.sections(),
             unsure,
@@ -231,7 +282,7 @@ fn content(outcome: Outcome, saved: &VersionedConfig) -> (Content, i64) {
 
 impl Now {
     fn of(live: &Live, config: &Config, now: Millis) -> Now {
-        let Live { head, paused, overlays, instances } = live;
+        let head = &live.head;
         let value = Some(head.mood.value_at(&head.params, now)).filter(|value| value.abs() >= REST);
         // In −100 … 100.
         let points = value.unwrap_or_default().round() as i64;
@@ -241,9 +292,8 @@ impl Now {
             1.. => (format!("+{size}"), format!("{size} of 100 towards {}", config.for_label)),
             _ => (format!("−{size}"), format!("{size} of 100 towards {}", config.against_label)),
         };
-        let began = OffsetDateTime::from_unix_timestamp(head.started_at.second()).ok();
         Now {
-            paused: *paused,
+            paused: live.paused,
             value,
             words,
             points,
@@ -251,32 +301,22 @@ impl Now {
             for_count: head.mood.for_count,
             against_label: config.against_label.clone(),
             against_count: head.mood.against_count,
-            overlays: overlays_open(*overlays, *instances),
-            age: age(now.seconds_since(head.started_at) as u64),
-            began: began.and_then(|began| began.format(&Rfc3339).ok()).unwrap_or_default(),
+            overlays: overlays_open(live),
+            age: times::age(now.seconds_since(head.started_at) as u64),
+            began: times::machine(head.started_at),
+            said: live.said.as_ref().map(|lines| said(lines, config)),
         }
     }
 }
 
 /// How many overlays are open. Those of other instances are not counted here.
-fn overlays_open(here: usize, instances: usize) -> String {
-    match (here, instances) {
+fn overlays_open(live: &Live) -> String {
+    match (live.overlays, live.instances) {
+        (0, 0) if live.recorded => "none".to_owned(),
         (0, 0) => "none any more; the measurement ends soon if none is opened".to_owned(),
         (0, _) => "none on this server, perhaps some on others".to_owned(),
         (here, 0 | 1) => here.to_string(),
         (here, _) => format!("{here} on this server, perhaps more on others"),
-    }
-}
-
-fn age(seconds: u64) -> String {
-    let many = |count: u64, unit: &str| format!("{count} {unit}{}", if count == 1 { "" } else { "s" });
-    match seconds {
-        0..60 => "less than a minute".to_owned(),
-        60..3_600 => many(seconds / 60, "minute"),
-        _ => {
-            let (hours, minutes) = (seconds / 3_600, seconds % 3_600 / 60);
-            format!("{} {}", many(hours, "hour"), many(minutes, "minute"))
-        }
     }
 }
 

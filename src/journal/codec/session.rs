@@ -53,6 +53,9 @@ enum SideName {
 struct RetractedData {
     messages: Vec<String>,
     viewers: Vec<String>,
+    /// For each of the viewers. Events from before it was told have none.
+    #[serde(default)]
+    until: Vec<i64>,
     at: i64,
     value: f64,
     #[serde(rename = "for")]
@@ -139,9 +142,10 @@ impl From<VotesData> for VotesCast {
 
 impl From<RetractedData> for VotesRetracted {
     fn from(data: RetractedData) -> Self {
+        let until = data.until.into_iter().chain(std::iter::repeat(i64::MAX)).map(Millis);
         VotesRetracted {
             messages: data.messages,
-            viewers: data.viewers,
+            viewers: data.viewers.into_iter().zip(until).collect(),
             mood: Mood {
                 at: Millis(data.at),
                 value: data.value,

@@ -57,6 +57,19 @@ fn every_streamer_event_survives_the_journal() {
             recoverable: false,
         },
         streamer::Event::ProfileChanged { login: "other".into(), display_name: "Other ✨".into() },
+        streamer::Event::RecordingChanged { recorded: true },
+        streamer::Event::StreamWentLive(Stream { id: "9001".into(), started_at: Millis(1_763_700_000_000) }),
+        streamer::Event::StreamEnded { stream_id: "9001".into() },
+        streamer::Event::ChatHealthChanged {
+            health: ChatHealth::Silent,
+            reason: None,
+            last_message_at: Some(Millis(1_763_700_000_123)),
+        },
+        streamer::Event::ChatHealthChanged {
+            health: ChatHealth::Unauthorized,
+            reason: Some("authorization_revoked".into()),
+            last_message_at: None,
+        },
         streamer::Event::Disabled,
         streamer::Event::Enabled,
     ];
@@ -80,8 +93,16 @@ fn what_takes_votes_back_or_keeps_them_out_is_read() {
     });
     let seconds = vec![SecondTally { second: 5, for_weight: 1.0, against_weight: 0.5 }];
     let mood = Mood { at: Millis(7), value: -2.5, for_count: 3, against_count: 4, seconds };
-    let retracted = VotesRetracted { messages: vec!["a".into()], viewers: vec!["0f".into()], mood };
+    let until = |until| VotesRetracted {
+        messages: vec!["a".into()],
+        viewers: vec![("0f".into(), until)],
+        mood: mood.clone(),
+    };
+    let retracted = until(Millis(i64::MAX));
+    let mut data_until = data.clone();
+    data_until["until"] = json!([6]);
     let cases = [
+        ("VotesRetracted", data_until, Event::VotesRetracted(until(Millis(6)))),
         ("VotesRetracted", data, Event::VotesRetracted(retracted)),
         ("VotingPaused", json!({ "at": 8 }), Event::Paused { at: Millis(8) }),
         ("VotingResumed", json!({ "at": 9 }), Event::Resumed { at: Millis(9) }),

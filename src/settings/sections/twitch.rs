@@ -74,6 +74,8 @@ pub struct Chat {
     /// Takes back votes of messages that were deleted, and of users who were banned or timed out.
     pub retract_votes: bool,
     pub replies_per_30_seconds: u32,
+    /// A live stream's chat in which nothing was heard for so long is silent.
+    pub silent_after: Duration,
 }
 
 impl Chat {
@@ -83,6 +85,7 @@ impl Chat {
             retract_votes: from.choice("chat.retract_votes", [("no", false), ("yes", true)]),
             count_shared: from.choice("chat.count_shared", [("no", false), ("yes", true)]),
             replies_per_30_seconds: from.number("chat.replies_per_30_seconds", 1..=100),
+            silent_after: from.seconds("chat.silent_after_seconds", 1..=86_400),
         }
     }
 }

@@ -1,5 +1,6 @@
 //! What Twitch's answers mean, pure: statuses, the rate limit's headers, and what of an answer may be
-//! repeated in an error. Rate limits: <https://dev.twitch.tv/docs/api/guide/#twitch-rate-limits>.
+//! repeated in an error. Rate limits: <https://dev.twitch.tv/docs/api/guide/#twitch-rate-limits>; what
+//! stands before Twitch says `Retry-After` instead (RFC 9110, 10.2.3).
 
 use std::str::FromStr;
 use std::time::Duration;
@@ -8,6 +9,8 @@ use reqwest::StatusCode;
 use reqwest::header::HeaderMap;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc2822;
 
 use super::TwitchError;
 use crate::settings::Secret;
@@ -16,13 +19,16 @@ use crate::settings::Secret;
 pub(super) const REMAINING: &str = "ratelimit-remaining";
 /// When the bucket is full again, Unix seconds.
 pub(super) const RESET: &str = "ratelimit-reset";
+/// How long to wait: seconds, or a date.
+const RETRY_AFTER: &str = "retry-after";
 /// The longest wait for the rate limit, seconds: a bucket is full again within a minute, but clocks differ.
-pub(super) const WAIT_SECONDS_MAX: i64 = 120;
+const WAIT_SECONDS_MAX: i64 = 120;
 const WAIT_SECONDS_MIN: i64 = 1;
 /// The wait when Twitch doesn't say one: by then some of a one-minute bucket has come back.
 const WAIT_UNTOLD: Duration = Duration::from_secs(5);
-/// With this, a 429 means too many subscriptions of one type and condition, whatever the bucket holds.
-const TOO_MANY_SUBSCRIPTIONS: &str = "maximum subscriptions";
+/// With one of these, a 429 means too many subscriptions of one type and condition, or too many conduits,
+/// whatever the bucket holds.
+const TOO_MANY_OF_A_KIND: [&str; 3] = ["maximum subscriptions", "type and condition", "conduit"];
 
 /// Characters of a text of Twitch's that an error repeats at most.
 const QUOTE_CHARS_MAX: usize = 200;
@@ -57,16 +63,34 @@ pub(super) fn interpret(
 }
 
 /// Twitch answers 429 also when there are too many subscriptions or conduits, where waiting is of no use.
-/// Only an empty bucket is the rate limit; one that is not mentioned may be.
+/// Only an empty bucket is the rate limit; one that is not mentioned may be, and so is what says how long to
+/// wait.
 fn is_rate_limit(headers: &HeaderMap, message: &str) -> bool {
-    number::<u32>(headers, REMAINING).is_none_or(|remaining| remaining == 0)
-        && !message.to_lowercase().contains(TOO_MANY_SUBSCRIPTIONS)
+    let message = message.to_lowercase();
+    let may_have_points = number::<u32>(headers, REMAINING).is_some_and(|remaining| remaining > 0);
+    !TOO_MANY_OF_A_KIND.iter().any(|words| message.contains(words))
+        && (!may_have_points || headers.contains_key(RETRY_AFTER))
 }
 
+/// Until the bucket is full again, or for as long as is asked for, whichever is longer.
 fn wait(headers: &HeaderMap, now: i64) -> Duration {
-    let Some(reset) = number::<i64>(headers, RESET) else { return WAIT_UNTOLD };
-    let seconds = reset.saturating_sub(now).clamp(WAIT_SECONDS_MIN, WAIT_SECONDS_MAX);
-    Duration::from_secs(seconds.unsigned_abs())
+    let full_in = number::<i64>(headers, RESET).map(|reset| reset.saturating_sub(now));
+    match full_in.max(retry_after(headers, now)) {
+        Some(seconds) => {
+            Duration::from_secs(seconds.clamp(WAIT_SECONDS_MIN, WAIT_SECONDS_MAX).unsigned_abs())
+        }
+        None => WAIT_UNTOLD,
+    }
+}
+
+/// The seconds until what `Retry-After` says.
+fn retry_after(headers: &HeaderMap, now: i64) -> Option<i64> {
+    let date = || {
+        let text = headers.get(RETRY_AFTER)?.to_str().ok()?;
+        let date = OffsetDateTime::parse(text.trim(), &Rfc2822).ok()?;
+        Some(date.unix_timestamp().saturating_sub(now))
+    };
+    number(headers, RETRY_AFTER).or_else(date)
 }
 
 /// A header that is a number; `None` also for one that should be.

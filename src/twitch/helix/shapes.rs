@@ -22,7 +22,11 @@ struct Listing<T> {
     #[serde(deserialize_with = "nullable")]
     data: Vec<T>,
     pagination: Option<Pagination>,
-    /// Of shards that were not updated; Twitch's own example is without it.
+}
+
+/// What is said of shards that were to be updated. Twitch's own example is without `errors`.
+#[derive(Default, Deserialize)]
+struct Updated {
     errors: Option<Vec<ShardError>>,
 }
 
@@ -56,8 +60,8 @@ pub(super) fn nothing(_body: &[u8]) -> Result<(), TwitchError> {
 
 /// Which shards were not updated, without the secrets that were sent.
 pub(super) fn shard_errors(body: &[u8], secrets: &[Secret<String>]) -> Result<Vec<ShardError>, TwitchError> {
-    let listing: Listing<Value> = parse(body)?;
-    let errors = listing.errors.unwrap_or_default().into_iter();
+    let updated: Updated = if body.is_empty() { Updated::default() } else { parse(body)? };
+    let errors = updated.errors.unwrap_or_default().into_iter();
     let clean = |error: ShardError| ShardError {
         message: quoted(&error.message, secrets),
         code: quoted(&error.code, secrets),

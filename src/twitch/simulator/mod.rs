@@ -4,8 +4,10 @@
 //! there), `chatter` (what they write), `message` (a chat message in Twitch's full documented shape),
 //! [`traffic`] (all of it together, signed), [`plan`] (when each notification is sent, again or late),
 //! [`send`] (sending at that pace, whatever the answers), [`report`] (what became of it). All
-//! these but `send` are pure and follow from the seed. [`platform`] is the rest of Twitch: sign-in, API, deliveries.
+//! these but `send` are pure and follow from the seed. [`platform`] is the rest of Twitch: sign-in, API,
+//! deliveries; [`chat`] has viewers write there, [`serve`] runs it as a program of its own.
 
+pub mod chat;
 mod chatter;
 mod crowd;
 mod message;
@@ -15,9 +17,12 @@ pub mod plan;
 pub mod platform;
 pub mod report;
 pub mod send;
+pub mod serve;
 pub mod traffic;
 
-pub use options::Options;
+use std::net::SocketAddr;
+
+pub use options::{Options, Simulation};
 pub use report::Report;
 pub use send::run;
 pub use traffic::{Generator, Notification};
@@ -33,6 +38,8 @@ pub enum SimulatorError {
     Client(#[from] reqwest::Error),
     #[error("can't listen: {0}")]
     Listen(std::io::Error),
+    #[error("can't listen on {address}: {error}; choose another address by --listen or --listen-eventsub")]
+    Address { address: SocketAddr, error: std::io::Error },
 }
 
 #[cfg(test)]

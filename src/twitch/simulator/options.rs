@@ -2,7 +2,11 @@
 
 use std::time::Duration;
 
+use clap::parser::ValueSource;
+use clap::{Arg, ArgAction, ArgMatches, Args, Command, FromArgMatches, Id};
+
 use super::SimulatorError;
+use super::serve::TwitchOptions;
 
 const RATE: f64 = 20.0;
 const CHANNELS: u64 = 1;
@@ -13,8 +17,90 @@ const CONNECTIONS: usize = 64;
 const SEED: u64 = 1;
 const FOR_WORD: &str = "yes";
 const AGAINST_WORD: &str = "no";
+const TWITCH: &str = "twitch";
+/// Where chat goes, by the names of the fields.
+const TARGET: [&str; 2] = ["url", "secret"];
+/// What else would mean nothing to a whole Twitch.
+const CHAT_ALONE: [&str; 9] = [
+    "channels",
+    "duration",
+    "first_channel_id",
+    "broadcaster_ids",
+    "duplicates",
+    "reorder",
+    "connections",
+    "json",
+    "quiet",
+];
 
-/// Everything a simulation can be told. On the command line, the options of `chatpulse simulate`.
+/// What `chatpulse simulate` is asked for.
+pub enum Simulation {
+    /// Chat that is sent to a webhook.
+    Chat(Box<Options>),
+    /// A whole Twitch.
+    Twitch(Box<TwitchOptions>),
+}
+
+impl Args for Simulation {
+    fn augment_args(command: Command) -> Command {
+        let twitch = Arg::new(TWITCH)
+            .long(TWITCH)
+            .action(ArgAction::SetTrue)
+            .conflicts_with_all(TARGET)
+            .conflicts_with_all(CHAT_ALONE)
+            .help(
+                "Run a whole Twitch instead: sign-in, API, EventSub, and an API to control it; viewers write \
+                 there by themselves if --rate is given",
+            );
+        let command = Options::augment_args(command.arg(twitch)).next_help_heading("With --twitch");
+        let command = TARGET.into_iter().fold(command, |command, id| {
+            command.mut_arg(id, |target| target.required(false).required_unless_present(TWITCH))
+        });
+        let of_twitch = TwitchOptions::augment_args(Command::default());
+        let of_twitch: Vec<Id> = of_twitch.get_arguments().map(|option| option.get_id().clone()).collect();
+        of_twitch.into_iter().fold(TwitchOptions::augment_args(command), |command, id| {
+            command.mut_arg(id, |option| option.requires(TWITCH).conflicts_with_all(TARGET))
+        })
+    }
+
+    fn augment_args_for_update(command: Command) -> Command {
+        Simulation::augment_args(command)
+    }
+}
+
+impl FromArgMatches for Simulation {
+    fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
+        if !matches.get_flag(TWITCH) {
+            return Ok(Simulation::Chat(Box::new(Options::from_arg_matches(matches)?)));
+        }
+        let mut twitch = TwitchOptions::from_arg_matches(matches)?;
+        let has_chat = matches.value_source("rate") == Some(ValueSource::CommandLine);
+        twitch.chat = has_chat.then(|| chat_on_platform(matches));
+        Ok(Simulation::Twitch(Box::new(twitch)))
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
+        *self = Simulation::from_arg_matches(matches)?;
+        Ok(())
+    }
+}
+
+/// Those options of chat that say something also where it is not sent to a webhook.
+fn chat_on_platform(matches: &ArgMatches) -> Options {
+    let words = |id| matches.get_many::<String>(id).into_iter().flatten().cloned().collect();
+    let defaults = Options::on_platform();
+    Options {
+        rate: matches.get_one("rate").copied().unwrap_or(defaults.rate),
+        viewers: matches.get_one("viewers").copied().unwrap_or(defaults.viewers),
+        vote_share: matches.get_one("vote_share").copied().unwrap_or(defaults.vote_share),
+        seed: matches.get_one("seed").copied().unwrap_or(defaults.seed),
+        for_words: words("for_words"),
+        against_words: words("against_words"),
+        ..defaults
+    }
+}
+
+/// Everything simulated chat can be told. On the command line, the options of `chatpulse simulate`.
 ///
 /// Has no `Debug`, because it holds a secret.
 #[derive(Clone, clap::Args)]
@@ -96,6 +182,11 @@ impl Options {
         }
     }
 
+    /// The same for chat on a platform of our own, which knows itself where to send it and how to sign.
+    pub fn on_platform() -> Self {
+        Options { quiet: true, ..Options::new("http://127.0.0.1/", "signed by the platform") }
+    }
+
     /// Checks what the types leave open.
     ///
     /// # Errors
@@ -152,13 +243,47 @@ fn parse_duration(text: &str) -> Result<Duration, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::{Args, Command, FromArgMatches};
+
+    const NEEDED: [&str; 4] = ["--url", "http://127.0.0.1:1/", "--secret", "0123456789"];
+
+    fn simulation(arguments: &[&str]) -> Result<Simulation, clap::Error> {
+        let command = Simulation::augment_args(Command::new("simulate"));
+        let matches = command.try_get_matches_from(["simulate"].iter().chain(arguments))?;
+        Simulation::from_arg_matches(&matches)
+    }
 
     fn parse(arguments: &[&str]) -> Result<Options, clap::Error> {
-        let needed = ["simulate", "--url", "http://127.0.0.1:1/", "--secret", "0123456789"];
-        let command = Options::augment_args(Command::new("simulate"));
-        let matches = command.try_get_matches_from(needed.iter().chain(arguments))?;
-        Options::from_arg_matches(&matches)
+        match simulation(&[&NEEDED[..], arguments].concat())? {
+            Simulation::Chat(options) => Ok(*options),
+            Simulation::Twitch(_) => panic!("{arguments:?} is a Twitch"),
+        }
+    }
+
+    #[test]
+    fn chat_has_to_be_told_where_it_goes_and_a_twitch_must_not_be() {
+        assert!(simulation(&[]).is_err() && simulation(&NEEDED[..2]).is_err());
+        assert!(simulation(&["--twitch"]).is_ok());
+        for chat_alone in [&NEEDED[..], &["--duration", "1s"], &["--json"], &["--channels", "2"]] {
+            assert!(simulation(&[&["--twitch"][..], chat_alone].concat()).is_err(), "{chat_alone:?}");
+        }
+        for twitch_alone in [&["--listen", "127.0.0.1:0"][..], &["--account", "1:ada"], &["--anywhere"]] {
+            assert!(parse(twitch_alone).is_err(), "{twitch_alone:?}");
+            assert!(simulation(twitch_alone).is_err(), "{twitch_alone:?}");
+        }
+    }
+
+    #[test]
+    fn viewers_write_on_a_twitch_only_if_a_rate_is_given() {
+        let chat = |arguments: &[&str]| match simulation(&[&["--twitch"][..], arguments].concat()) {
+            Ok(Simulation::Twitch(options)) => options.chat,
+            _ => panic!("{arguments:?} is no Twitch"),
+        };
+        assert!(chat(&[]).is_none() && chat(&["--viewers", "5"]).is_none());
+        let given = ["--rate", "3", "--viewers", "5", "--vote-share", "1", "--seed", "7", "--for", "ja"];
+        let chat = chat(&given).unwrap();
+        assert!(chat.check().is_ok());
+        assert_eq!((chat.rate, chat.viewers, chat.vote_share, chat.seed), (3.0, 5, 1.0, 7));
+        assert_eq!((chat.for_words, chat.against_words), (vec!["ja".to_owned()], vec!["no".to_owned()]));
     }
 
     #[test]

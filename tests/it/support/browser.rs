@@ -51,6 +51,11 @@ pub struct Browser {
 }
 
 impl Browser {
+    /// The WebDriver client, for what has no method here.
+    pub fn client(&self) -> &Client {
+        &self.client
+    }
+
     /// Waits for a place and starts a browser in it.
     pub async fn start() -> Browser {
         let place = PLACES.acquire().await.expect("the semaphore is never closed");

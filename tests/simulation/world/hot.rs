@@ -356,7 +356,7 @@ impl HotModel {
         }
         hash.rank = Some(rank);
         hash.last_disconnect = holders.unheld_since;
-        self.refs.insert(streamer_id, holders.instances.clone());
+        self.refs.insert(streamer_id, holders.ids.clone());
         match holders.unheld_since {
             Some(since) => self.orphans.insert(streamer_id, since),
             None => self.orphans.remove(&streamer_id),

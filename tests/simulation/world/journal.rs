@@ -270,7 +270,7 @@ impl JournalModel {
 
     /// The instances that hold a streamer's live session.
     pub fn holders(&self, streamer_id: Uuid) -> &[Uuid] {
-        self.live.get(&streamer_id).map_or(&[], |live| &live.holders.instances)
+        self.live.get(&streamer_id).map_or(&[], |live| &live.holders.ids)
     }
 
     /// Whether an instance's lease is running.
@@ -352,8 +352,8 @@ impl JournalModel {
             self.instances.entry(instance).or_insert_with(|| Running::begun(now, lease));
             if let Some(live) = self.live.get_mut(&streamer_id) {
                 let holders = &mut live.holders;
-                if !holders.instances.contains(&instance) {
-                    holders.instances.push(instance);
+                if !holders.ids.contains(&instance) {
+                    holders.ids.push(instance);
                     holders.unheld_since = None;
                     holders.version += 1;
                 }
@@ -384,18 +384,17 @@ impl JournalModel {
         let head = session::evolve(None, &events[0]).expect("a start makes a session");
         self.moved.push((streamer_id, head.frame_version()));
         self.streams.insert(session_id, Stream { head, events });
-        let holders =
-            Holders { streamer_id, ordinal, version: 1, instances: vec![instance], unheld_since: None };
+        let holders = Holders { streamer_id, ordinal, version: 1, ids: vec![instance], unheld_since: None };
         self.live.insert(streamer_id, Live { session_id, key, holders });
         self.touch(streamer_id);
     }
 
     fn let_go(&mut self, now: Millis, streamer_id: Uuid, instance: Uuid) -> Option<Holders> {
         let holders = &mut self.live.get_mut(&streamer_id)?.holders;
-        if holders.instances.contains(&instance) {
-            holders.instances.retain(|holder| *holder != instance);
+        if holders.ids.contains(&instance) {
+            holders.ids.retain(|holder| *holder != instance);
             holders.version += 1;
-            if holders.instances.is_empty() {
+            if holders.ids.is_empty() {
                 holders.unheld_since = Some(now);
             }
         }
@@ -403,7 +402,7 @@ impl JournalModel {
     }
 
     fn held_by(&self, instance: Uuid) -> Vec<Uuid> {
-        let held = self.live.iter().filter(|(_, live)| live.holders.instances.contains(&instance));
+        let held = self.live.iter().filter(|(_, live)| live.holders.ids.contains(&instance));
         held.map(|(id, _)| *id).collect()
     }
 
@@ -432,11 +431,11 @@ impl JournalModel {
         self.instances.retain(|id, _| !instances.contains(id));
         let mut concerned = Vec::new();
         for Live { holders, .. } in self.live.values_mut() {
-            let before = holders.instances.len();
-            holders.instances.retain(|id| !instances.contains(id));
-            if holders.instances.len() < before {
+            let before = holders.ids.len();
+            holders.ids.retain(|id| !instances.contains(id));
+            if holders.ids.len() < before {
                 holders.version += 1;
-                if holders.instances.is_empty() {
+                if holders.ids.is_empty() {
                     holders.unheld_since = Some(now);
                 }
                 concerned.push(holders.clone());

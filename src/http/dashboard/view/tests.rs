@@ -4,7 +4,8 @@ use uuid::Uuid;
 
 use super::super::form::FIELDS;
 use super::*;
-use crate::domain::sentiment::{Model, Mood, Params};
+use crate::domain::sentiment::{Model, Mood, Params, Side};
+use crate::domain::stream::{ChatHealth, Stream};
 use crate::http::pages::source_hash;
 
 /// Looks like markup, as whoever tries would name it.
@@ -14,7 +15,7 @@ fn facts() -> Facts {
     let profile =
         Profile { twitch_user_id: "1".into(), login: "ada".into(), display_name: format!("Ada {MARKUP}") };
     Facts {
-        csrf: "the-token".into(),
+        csrf: Some("the-token".into()),
         profile,
         overlay_url: "https://pulse.example/overlay/00000000-0000-4000-8000-000000000001".into(),
         saved: VersionedConfig {
@@ -22,6 +23,14 @@ fn facts() -> Facts {
             config: Config { for_label: "Saved".into(), ..Config::default() },
         },
         live: None,
+        standing: StreamStanding {
+            recorded: Some(true),
+            stream: None,
+            health: ChatHealth::Well,
+            health_reason: None,
+            health_since: None,
+            last_message_at: None,
+        },
         subscriptions: Vec::new(),
         now: Millis(3_600_000),
     }
@@ -43,7 +52,30 @@ fn head(value: f64) -> Session {
 }
 
 fn live(value: f64) -> Live {
-    Live { head: head(value), paused: false, overlays: 2, instances: 1 }
+    Live {
+        head: head(value),
+        paused: false,
+        overlays: 2,
+        instances: 1,
+        recorded: false,
+        heard: Heard::Message(Millis(3_600_000)),
+        said: Some(vec![line("hello"), ChatLine { side: Some(Side::For), ..line("yes") }, line(MARKUP)]),
+    }
+}
+
+fn line(text: &str) -> ChatLine {
+    let name = format!("Somebody {MARKUP}");
+    let (message_id, login) = ("1".into(), "somebody".into());
+    ChatLine { message_id, login, name, text: text.into(), at: Millis(3_600_000), side: None }
+}
+
+/// A stream that is live and recorded, of whose chat nothing is known.
+fn being_recorded() -> Facts {
+    let nobody = Live { overlays: 0, instances: 0, ..live(0.0) };
+    let unknown = Live { recorded: true, heard: Heard::Unknown, said: None, ..nobody };
+    let stream = Some(Stream { id: "1".into(), started_at: Millis(0) });
+    let facts = facts();
+    Facts { live: Some(unknown), standing: StreamStanding { stream, ..facts.standing }, ..facts }
 }
 
 fn posted(fields: &[(&str, &str)]) -> Posted {
@@ -65,6 +97,7 @@ fn all_pages() -> Vec<String> {
     vec![
         html(facts(), Outcome::Shown(None)),
         html(with_live, Outcome::Shown(notice("saved"))),
+        html(being_recorded(), Outcome::Shown(None)),
         html(facts(), Outcome::Invalid(typed(), problems)),
         html(facts(), Outcome::Stale(Some(typed()))),
         html(facts(), Outcome::Stale(None)),
@@ -127,8 +160,8 @@ fn ids_are_there_once_and_what_names_one_finds_it() {
 #[test]
 fn every_form_carries_the_token() {
     for html in all_pages() {
-        assert_eq!(html.matches("<form ").count(), 4);
-        assert_eq!(html.matches("name=\"csrf\" value=\"the-token\"").count(), 4);
+        assert_eq!(html.matches("<form ").count(), 5);
+        assert_eq!(html.matches("name=\"csrf\" value=\"the-token\"").count(), 5);
     }
 }
 
@@ -165,7 +198,7 @@ fn when_the_settings_moved_on_both_are_shown_and_saving_again_overwrites() {
     assert!(html.contains("value=\"Typed\"") && html.contains("name=\"version\" value=\"7\""));
     assert_eq!(html.matches("Saved as version 7:").count(), 1);
     assert!(html.contains("<p class=\"lines\">Saved</p>") && html.contains("overwrites"));
-    assert!(html.contains("href=\"/dashboard\">Drop what I typed"));
+    assert!(html.contains("id=\"load-saved\" href=\"/dashboard\">Drop what I typed"));
 }
 
 #[test]
@@ -185,7 +218,7 @@ fn an_address_is_replaced_only_knowingly() {
 
 #[test]
 fn only_what_our_own_forms_lead_to_is_noticed() {
-    for query in ["saved", "reset", "rotated"] {
+    for query in ["saved", "reset", "rotated", "recording-on", "recording-off"] {
         assert!(notice(query).is_some_and(|text| html(facts(), Outcome::Shown(Some(text))).contains(text)));
     }
     for query in ["", "saved=1", "SAVED", "x&saved", MARKUP] {
@@ -216,12 +249,75 @@ fn that_votes_are_paused_is_said() {
 }
 
 #[test]
-fn ages_and_overlays_are_told_in_words() {
-    let short = [(0, "less than a minute"), (60, "1 minute"), (3_599, "59 minutes")];
-    for (seconds, words) in short.into_iter().chain([(7_260, "2 hours 1 minute")]) {
-        assert_eq!(age(seconds), words);
+fn overlays_are_told_in_words() {
+    let told =
+        |overlays, instances, recorded| overlays_open(&Live { overlays, instances, recorded, ..live(0.0) });
+    assert_eq!(told(2, 1, false), "2");
+    assert_eq!(told(2, 1, true), "2");
+    assert!(told(2, 3, false).starts_with("2 on this server"));
+    assert!(told(0, 0, false).contains("ends soon") && told(0, 1, false).starts_with("none on this server"));
+    assert_eq!(told(0, 0, true), "none");
+}
+
+#[test]
+fn recording_is_switched_by_a_form_that_says_what_it_does() {
+    let on = html(being_recorded(), Outcome::Shown(None));
+    assert!(on.contains("live since 00:00 UTC and is being recorded."), "{on}");
+    assert!(on.contains("name=\"recorded\" value=\"no\""));
+    let facts = facts();
+    let standing = StreamStanding { recorded: Some(false), ..facts.standing.clone() };
+    let off = html(Facts { standing, ..facts }, Outcome::Shown(None));
+    assert!(off.contains("Recording is off.") && off.contains("name=\"recorded\" value=\"yes\""));
+}
+
+#[test]
+fn what_chat_said_can_be_scrolled_by_keys_with_the_newest_first() {
+    let enabled =
+        SubscriptionStanding { kind: "channel.chat.message".into(), status: "enabled".into(), reason: None };
+    let facts = Facts { live: Some(live(0.0)), subscriptions: vec![enabled], ..facts() };
+    let page = html(facts, Outcome::Shown(None));
+    assert!(page.contains("role=\"region\" aria-labelledby=\"said\" tabindex=\"0\""));
+    let place = |text: &str| page.find(text).unwrap_or_else(|| panic!("no {text} in {page}"));
+    assert!(place("<bdi>yes</bdi>") < place("<bdi>hello</bdi>"));
+    assert_eq!(page.matches("Vote: Saved").count(), 1);
+    assert!(page.contains("01:00:00</time>") && page.contains("heard 0 s ago"));
+}
+
+#[test]
+fn what_is_not_known_of_chat_is_said_plainly() {
+    let unknown = html(being_recorded(), Outcome::Shown(None));
+    assert!(unknown.contains("What chat said is not known just now"), "{unknown}");
+    assert!(!unknown.contains("aria-labelledby=\"said\""));
+    let nothing = Live { said: Some(Vec::new()), heard: Heard::Never, ..live(0.0) };
+    let nothing = html(Facts { live: Some(nothing), ..facts() }, Outcome::Shown(None));
+    assert!(nothing.contains("no message to show yet"), "{nothing}");
+    assert!(!html(facts(), Outcome::Shown(None)).contains("What chat said"), "no session is going on");
+}
+
+#[test]
+fn without_a_token_the_page_says_that_nothing_can_be_changed() {
+    let locked = "Nothing can be changed just now";
+    assert!(html(Facts { csrf: None, ..facts() }, Outcome::Shown(None)).contains(locked));
+    assert!(!html(facts(), Outcome::Shown(None)).contains(locked));
+}
+
+#[test]
+fn the_script_is_told_whether_the_settings_are_saved_and_whose_they_are() {
+    let typed = || posted(&[("version", "6"), ("for_label", "Typed")]);
+    let meant = || Config { for_label: "Typed".into(), ..Config::default() };
+    for (outcome, shows) in [
+        (Outcome::Shown(None), "saved"),
+        (Outcome::Shown(notice("reset")), "saved"),
+        (Outcome::Shown(notice("saved")), "just-saved"),
+        (Outcome::Stale(None), "saved"),
+        (Outcome::Unsure, "saved"),
+        (Outcome::Stale(Some(typed())), "typed"),
+        (Outcome::Invalid(typed(), Vec::new()), "typed"),
+        (Outcome::MovedOn(typed(), meant()), "typed"),
+    ] {
+        let moved_on = matches!(outcome, Outcome::MovedOn(..));
+        let html = html(facts(), outcome);
+        assert_eq!(html.contains("data-edited=\"6\""), moved_on, "{shows}");
+        assert!(html.contains(&format!("data-shows=\"{shows}\" data-owner=\"1\"")), "{shows}");
     }
-    assert_eq!(overlays_open(2, 1), "2");
-    assert!(overlays_open(2, 3).starts_with("2 on this server"));
-    assert!(overlays_open(0, 0).starts_with("none") && overlays_open(0, 1).starts_with("none"));
 }

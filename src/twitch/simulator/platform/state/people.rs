@@ -147,7 +147,9 @@ impl State {
             return Err(Refusal::new(409, "the stream is on already"));
         }
         let serial = self.next_serial();
-        let stream = Stream { serial, id: (40_000_000_000 + serial).to_string(), started_at: timestamp(now) };
+        // Unlike any of an earlier run.
+        let id = (now.unix_timestamp().unsigned_abs() * 1_000 + serial).to_string();
+        let stream = Stream { serial, id, started_at: timestamp(now) };
         let event = json!({ "id": stream.id, "type": "live", "started_at": stream.started_at });
         let id = stream.id.clone();
         self.streams.insert(user_id.into(), stream);
