@@ -201,6 +201,7 @@ fn keep_secrets(options: &DemoOptions, environment: &mut Vec<(String, String)>) 
     default(environment, "CHATPULSE_ADMIN__BOOTSTRAP_TOKEN", || secrets.bootstrap_token);
     default(environment, "CHATPULSE_SECURITY__SESSION_KEY", || secrets.session_key);
     default(environment, "CHATPULSE_SECURITY__ENCRYPTION_KEYS", || secrets.encryption_key);
+    default(environment, "CHATPULSE_SECURITY__TOKEN_KEYS", || secrets.token_key);
     Ok(())
 }
 

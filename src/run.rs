@@ -1,5 +1,6 @@
 //! Builds all rooms and runs one instance, for the program and for tests alike.
 
+pub mod operators;
 mod servers;
 pub mod twitch;
 
@@ -29,14 +30,19 @@ use crate::actors::upkeep;
 use crate::domain::audience::Audience;
 use crate::hot::cache::Cache;
 use crate::hot::chat::ChatWindows;
+use crate::hot::deny::DenyList;
 use crate::hot::limits::Limits;
 use crate::hot::replies::{ChatLimits, Replies};
 use crate::hot::spill::{Durability, Spill, SpillOptions};
 use crate::hot::{Hot, HotError, HotOptions};
+use crate::http::admin::auth::gate::Gate;
 use crate::http::state::State;
 use crate::journal::clock::DatabaseClock;
 use crate::journal::{Journal, JournalError, JournalOptions, migrations};
 use crate::reconcile::{ReconcileError, Twitch};
+use crate::security::access_token::AccessTokens;
+use crate::security::keyring::Keyring;
+use crate::security::password::Passwords;
 use crate::security::ticket::TicketSigner;
 use crate::settings::sections::{QueueDurability, Redis};
 use crate::settings::{RedisUrl, Settings};
@@ -193,7 +199,7 @@ fn state(
     supervisor: Addr<Supervisor>,
     feed: Arc<Feed>,
 ) -> Result<State, RunError> {
-    let Parts { services, journal, spill, limits, cache, windows, replies, twitch } = parts;
+    let Parts { services, journal, spill, limits, cache, windows, deny, replies, twitch } = parts;
     Ok(State {
         lookup: Lookup::start(Arc::clone(&services)),
         retractor: Retractor::new(Arc::clone(&services), journal.clone()),
@@ -207,6 +213,11 @@ fn state(
         replies,
         chat_window: Arc::new(ChatWindow::new(windows.clone())),
         windows,
+        passwords: Passwords::new(settings.security.hashes_at_once),
+        access_tokens: AccessTokens::new(&settings.security.token_keys.0),
+        deny,
+        gate: Gate::default(),
+        keyring: Keyring::new(&settings.security.encryption_keys.0),
         signer: settings.security.session_key.clone().map(TicketSigner::new),
         twitch,
         supervisor,
@@ -264,6 +275,7 @@ struct Parts {
     limits: Limits,
     cache: Cache,
     windows: ChatWindows,
+    deny: DenyList,
     replies: Replies,
     twitch: Option<Arc<Twitch>>,
 }
@@ -297,9 +309,9 @@ async fn parts(settings: &Settings) -> Result<Parts, RunError> {
     let beside = Hot::connect(&patient(redis, &redis.url))?;
     let twitch = twitch::build(settings, &journal, &services, &beside)?;
     let cache = Cache::new(beside.clone());
-    let windows = ChatWindows::new(beside);
+    let (windows, deny) = (ChatWindows::new(beside.clone()), DenyList::new(beside));
     let replies = Replies::new(Hot::connect(&patient(redis, &redis.queue_url))?, instance_id);
-    Ok(Parts { services, journal, spill, limits, cache, windows, replies, twitch })
+    Ok(Parts { services, journal, spill, limits, cache, windows, deny, replies, twitch })
 }
 
 pub(crate) fn spill(redis: &Redis, instance_id: Uuid) -> Result<Spill, HotError> {

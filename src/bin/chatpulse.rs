@@ -1,5 +1,7 @@
 //! The command line.
 
+mod arguments;
+
 use std::io::{IsTerminal, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -7,6 +9,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, anyhow};
+use arguments::{
+    Arguments, BotCommand, Command, DemoArguments, KeysCommand, OperatorCommand, StreamerCommand,
+};
 use chatpulse::demo::{self, DemoError, DemoOptions};
 use chatpulse::doctor;
 use chatpulse::domain::config::Config;
@@ -14,12 +19,13 @@ use chatpulse::domain::streamer::Profile;
 use chatpulse::journal::streamers::ChangeError;
 use chatpulse::local;
 use chatpulse::reconcile::vault::Rotated;
+use chatpulse::run::operators::{self, OperatorError};
 use chatpulse::run::{self, Listeners, RunError};
 use chatpulse::settings::{self, Loaded, Needs, Settings};
 use chatpulse::telemetry::logs::{self, Format};
 use chatpulse::twitch::simulator::serve::TwitchOptions;
 use chatpulse::twitch::simulator::{self, Simulation, SimulatorError};
-use clap::{Args, Parser, Subcommand};
+use clap::Parser;
 
 /// Every message of chat makes dozens of small, short-lived allocations on several threads, for which this one
 /// takes less time than the system's.
@@ -28,97 +34,6 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// Exit code for wrong usage or settings.
 const WRONG_USAGE: u8 = 2;
-
-#[derive(Parser)]
-#[command(version, about)]
-struct Arguments {
-    /// A file of settings (TOML), over the defaults and under the environment
-    #[arg(long, global = true, value_name = "FILE")]
-    config: Option<PathBuf>,
-    #[command(subcommand)]
-    command: Command,
-}
-
-#[derive(Subcommand)]
-enum Command {
-    /// Runs one instance
-    Serve,
-    /// Runs the whole product on this machine, with a simulated Twitch
-    Demo(DemoArguments),
-    /// Sends the chat of a simulated Twitch to a webhook, or with --twitch runs a whole one
-    Simulate(Simulation),
-    /// Brings the database's schema to the newest version
-    Migrate,
-    /// Shows all settings with their sources, and everything that is wrong with them
-    CheckConfig,
-    /// Looks at everything that votes need, and says what to do
-    Doctor,
-    /// Exits with 0 when the local instance is ready
-    Healthcheck,
-    /// Streamers without a Twitch login
-    #[command(subcommand)]
-    Streamer(StreamerCommand),
-    /// The account that reads the chats
-    #[command(subcommand)]
-    Bot(BotCommand),
-    /// The keys that stored tokens are encrypted with
-    #[command(subcommand)]
-    Keys(KeysCommand),
-    /// Runs private PostgreSQL and Redis servers until standard input closes
-    #[command(hide = true)]
-    LocalServers {
-        /// The folder of their data; made if it is missing
-        #[arg(long)]
-        data_dir: PathBuf,
-        /// Delete the folder at the end
-        #[arg(long)]
-        throwaway: bool,
-    },
-}
-
-#[derive(Args)]
-struct DemoArguments {
-    /// The folder of the private servers' data; made if it is missing
-    #[arg(long, default_value = ".local")]
-    data_dir: PathBuf,
-    /// Chat messages per second, over all channels
-    #[arg(long, default_value_t = 12.0)]
-    rate: f64,
-    /// Channels that chat; the first is the demo streamer's
-    #[arg(long, default_value_t = 1)]
-    channels: u64,
-}
-
-#[derive(Subcommand)]
-enum StreamerCommand {
-    /// Makes a streamer, or shows the existing one with this Twitch id, as one line of JSON
-    Create {
-        /// The user's id on Twitch
-        #[arg(long)]
-        twitch_id: String,
-        /// The user's login name on Twitch
-        #[arg(long)]
-        login: String,
-        /// A word that votes for; repeatable
-        #[arg(long = "for", value_name = "WORD")]
-        for_words: Vec<String>,
-        /// A word that votes against; repeatable
-        #[arg(long = "against", value_name = "WORD")]
-        against_words: Vec<String>,
-    },
-}
-
-#[derive(Subcommand)]
-enum BotCommand {
-    /// Prints a link at which the bot's account signs in with Twitch; it works once, for ten minutes
-    SignIn,
-}
-
-#[derive(Subcommand)]
-enum KeysCommand {
-    /// Encrypts stored tokens again with the newest key, so that older ones can be removed from the settings
-    Rotate,
-}
 
 /// What `streamer create` prints.
 #[derive(serde::Serialize)]
@@ -147,6 +62,7 @@ impl<E: Into<anyhow::Error>> From<E> for Failure {
 fn is_usage(error: &anyhow::Error) -> bool {
     let run = |error: &RunError| matches!(error, RunError::Secret(_));
     let change = |error: &ChangeError| matches!(error, ChangeError::Refused(_));
+    let operator = |error: &OperatorError| matches!(error, OperatorError::Email(_));
     if let Some(error) = error.downcast_ref::<DemoError>() {
         return match error {
             DemoError::Settings(_) | DemoError::HalfGiven | DemoError::Simulator(_) => true,
@@ -158,6 +74,7 @@ fn is_usage(error: &anyhow::Error) -> bool {
     let simulator = |error: &SimulatorError| matches!(error, SimulatorError::Option { .. });
     error.downcast_ref().is_some_and(run)
         || error.downcast_ref().is_some_and(change)
+        || error.downcast_ref().is_some_and(operator)
         || error.downcast_ref().is_some_and(simulator)
 }
 
@@ -177,6 +94,7 @@ fn main() -> ExitCode {
         Command::Doctor => on_system(examine(config)),
         Command::Healthcheck => on_system(healthcheck(config)),
         Command::Streamer(command) => on_system(create_streamer(config, command)),
+        Command::Operator(command) => on_system(create_operator(config, command)),
         Command::Bot(BotCommand::SignIn) => on_system(bot_sign_in(config)),
         Command::Keys(KeysCommand::Rotate) => on_system(rotate_keys(config)),
     };
@@ -312,6 +230,17 @@ async fn create_streamer(config: Option<PathBuf>, command: StreamerCommand) -> R
     Ok(())
 }
 
+async fn create_operator(config: Option<PathBuf>, command: OperatorCommand) -> Result<(), Failure> {
+    let OperatorCommand::Create { email, role } = command;
+    let settings = load(Needs::Database, config)?;
+    let created = operators::create(&settings, &email, role).await?;
+    say(&created.to_json()?);
+    match created.unlogged {
+        None => Ok(()),
+        Some(error) => Err(anyhow!("the account is made, but the security log lacks it: {error}").into()),
+    }
+}
+
 async fn bot_sign_in(config: Option<PathBuf>) -> Result<(), Failure> {
     let settings = load(Needs::Everything, config)?;
     let path = run::twitch::bot_link(&settings).await?;
@@ -332,9 +261,9 @@ async fn rotate_keys(config: Option<PathBuf>) -> Result<(), Failure> {
     });
     let Rotated { resealed, unopened } = rotated.await?;
     for token in &unopened {
-        let _ = writeln!(std::io::stderr(), "{} ({}): {}", token.owner.row(), token.login, token.why);
+        let _ = writeln!(std::io::stderr(), "{}: {}", token.whose, token.why);
     }
-    let done = format!("{resealed} tokens are encrypted with the newest key now");
+    let done = format!("{resealed} secrets are encrypted with the newest key now");
     if unopened.is_empty() {
         say(&format!("{done}; older keys can be removed"));
         return Ok(());
@@ -342,7 +271,7 @@ async fn rotate_keys(config: Option<PathBuf>) -> Result<(), Failure> {
     say(&done);
     let count = unopened.len();
     Err(Failure::Work(anyhow!(
-        "{count} tokens could not be opened: put the keys that they were encrypted with into \
+        "{count} secrets could not be opened: put the keys that they were encrypted with into \
          security.encryption_keys and run this again, or have their owners sign in again"
     )))
 }

@@ -3,12 +3,13 @@
 //! Reading order: [`time`], [`sentiment`] (the arithmetic), [`config`] (what a streamer can set),
 //! [`trigger`] (what a vote is), [`vote`], [`session`] and [`streamer`] (`decide` and `evolve`),
 //! [`retraction`] (votes that are taken back), [`holders`] (who keeps a session alive), [`stream`] (what Twitch shows
-//! of a broadcaster), [`rank`] (which state is newer).
+//! of a broadcaster), [`operator`] (who steers this deployment), [`rank`] (which state is newer).
 
 pub mod audience;
 pub mod command;
 pub mod config;
 pub mod holders;
+pub mod operator;
 pub mod rank;
 pub mod retraction;
 pub mod sentiment;

@@ -98,6 +98,16 @@ pub fn csrf(session: &str) -> String {
     format!("chatpulse:csrf:{session}")
 }
 
+/// String: there while an access token is denied.
+pub fn denied(jti: Uuid) -> String {
+    format!("chatpulse:deny:{jti}")
+}
+
+/// String: there while all denied access tokens are; another one after each loss.
+pub fn deny_list_loaded() -> String {
+    "chatpulse:deny:loaded".into()
+}
+
 /// Stream: a queue's entries. A name holds a hash tag, so that the queue and its dead letters share a
 /// slot.
 pub fn stream(queue: &str) -> String {
@@ -150,6 +160,12 @@ mod tests {
     fn what_belongs_to_browsers_has_namespaces_of_its_own() {
         assert_eq!(cache("session", "ab12"), "chatpulse:cache:session:ab12");
         assert_eq!(csrf("ab12"), "chatpulse:csrf:ab12");
+    }
+
+    #[test]
+    fn what_belongs_to_operators_has_a_namespace_of_its_own() {
+        assert_eq!(denied(STREAMER), "chatpulse:deny:01900000-0000-7000-8000-0000000000ff");
+        assert_eq!(deny_list_loaded(), "chatpulse:deny:loaded");
     }
 
     #[test]

@@ -6,12 +6,13 @@
 //! since), [`debounce`] (a viewer's last vote), [`refs`] (who holds a session). In roles of their
 //! own, and not to be lost: [`queue`] (streams with consumer groups), [`spill`] (votes that wait for
 //! the journal); and [`limits`] (how often somebody may), [`cache`] (what belongs to browsers), [`chat`] (what was said
-//! last, and when), [`stream_status`] (who is live on Twitch).
+//! last, and when), [`stream_status`] (who is live on Twitch), [`deny`] (tokens of operators who have signed out).
 
 pub mod cache;
 pub mod changes;
 pub mod chat;
 pub mod debounce;
+pub mod deny;
 pub mod functions;
 pub mod keys;
 pub mod limits;

@@ -3,6 +3,7 @@
 mod cache;
 mod changes;
 mod chat;
+mod deny;
 mod holders;
 mod limits;
 mod moves;

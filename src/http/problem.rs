@@ -23,6 +23,8 @@ use crate::journal::streamers::ChangeError;
 use crate::reconcile::ReconcileError;
 use crate::twitch::client::TwitchError;
 
+/// The type of a problem of which the status says all (RFC 9457, 4.2.1).
+const NO_KIND: &str = "about:blank";
 /// After this time it is worth asking again for what the database was needed for.
 const DATABASE_RETRY: Duration = Duration::from_secs(5);
 
@@ -30,6 +32,8 @@ const DATABASE_RETRY: Duration = Duration::from_secs(5);
 #[derive(Clone, Debug, thiserror::Error)]
 #[error("{status}: {detail}")]
 pub struct Problem {
+    /// What programs tell it apart by, where the status does not say it (RFC 9457, 3.1.1).
+    kind: &'static str,
     status: StatusCode,
     detail: Cow<'static, str>,
     errors: Vec<FieldProblem>,
@@ -74,6 +78,7 @@ impl Problem {
     /// A problem with a sentence for the client: what was wrong and what to do.
     pub fn new(status: StatusCode, detail: impl Into<Cow<'static, str>>) -> Problem {
         Problem {
+            kind: NO_KIND,
             status,
             detail: detail.into(),
             errors: Vec::new(),
@@ -108,6 +113,12 @@ impl Problem {
     pub fn internal(cause: impl ToString) -> Problem {
         let status = StatusCode::INTERNAL_SERVER_ERROR;
         Problem::new(status, standard_detail(status)).because(cause)
+    }
+
+    /// Gives it a type, a path of ours.
+    pub fn of_type(mut self, kind: &'static str) -> Problem {
+        self.kind = kind;
+        self
     }
 
     /// Adds a header to the answer.
@@ -165,7 +176,7 @@ impl Problem {
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
         let body = Body {
             // The status says all there is to say about the type of these problems (RFC 9457, 4.2.1).
-            r#type: "about:blank",
+            r#type: self.kind,
             title: self.title(),
             status: self.status.as_u16(),
             detail: &self.detail,

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use actix::Addr;
 
+use super::admin::auth::gate::Gate;
 use crate::actors::chat_window::ChatWindow;
 use crate::actors::feed::Feed;
 use crate::actors::lookup::Lookup;
@@ -16,11 +17,15 @@ use crate::actors::supervisor::Supervisor;
 use crate::domain::audience::Audience;
 use crate::hot::cache::Cache;
 use crate::hot::chat::ChatWindows;
+use crate::hot::deny::DenyList;
 use crate::hot::limits::Limits;
 use crate::hot::replies::{ChatLimits, Replies};
 use crate::hot::spill::Spill;
 use crate::journal::Journal;
 use crate::reconcile::Twitch;
+use crate::security::access_token::AccessTokens;
+use crate::security::keyring::Keyring;
+use crate::security::password::Passwords;
 use crate::security::ticket::TicketSigner;
 use crate::settings::Settings;
 use crate::twitch::signature::Secrets;
@@ -41,6 +46,16 @@ pub struct State {
     pub cache: Cache,
     /// Signs cookies; none: nobody can sign in.
     pub signer: Option<TicketSigner>,
+    /// Hashes and compares operators' passwords.
+    pub passwords: Passwords,
+    /// Signs operators' access tokens; none: no operator can sign in.
+    pub access_tokens: Option<AccessTokens>,
+    /// Access tokens that are worth nothing any more.
+    pub deny: DenyList,
+    /// What this instance knows of who is let in to the admin API.
+    pub gate: Gate,
+    /// Seals operators' second factors.
+    pub keyring: Keyring,
     /// Takes votes back.
     pub retractor: Retractor,
     /// Who votes.

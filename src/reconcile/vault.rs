@@ -130,13 +130,13 @@ pub struct Rotated {
 /// A token that no key opens.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Unopened {
-    pub owner: Owner,
-    pub login: String,
+    /// Whose it is, for people.
+    pub whose: String,
     pub why: KeyringError,
 }
 
-/// Seals all tokens again that are not sealed with the newest key, and leaves those as they are that no key opens; tells
-/// how many it has done so far.
+/// Seals everything again that is not sealed with the newest key, tokens and operators' second factors, and leaves as it
+/// is what no key opens; tells how much it has done so far.
 ///
 /// # Errors
 /// [`ReconcileError`] when there is no key, or PostgreSQL is away; what was done stays done.
@@ -149,7 +149,7 @@ pub async fn rotate(
     let (mut rotated, mut after) = (Rotated::default(), None);
     loop {
         let tokens = journal.tokens_sealed_otherwise(&newest, after.as_ref(), TOKENS_A_CALL).await?;
-        let Some(last) = tokens.last() else { return Ok(rotated) };
+        let Some(last) = tokens.last() else { break };
         after = Some(last.owner.clone());
         for token in &tokens {
             match seal_again(keyring, token) {
@@ -161,12 +161,52 @@ pub async fn rotate(
                 }
                 Err(error @ KeyringError::NoKey) => return Err(error.into()),
                 Err(why) => {
-                    let (owner, login) = (token.owner.clone(), token.login.clone());
-                    rotated.unopened.push(Unopened { owner, login, why });
+                    let whose = format!("{} ({})", token.owner.row(), token.login);
+                    rotated.unopened.push(Unopened { whose, why });
                 }
             }
         }
     }
+    rotate_second_factors(journal, keyring, &mut rotated, done).await?;
+    Ok(rotated)
+}
+
+/// The same for operators' second factors.
+async fn rotate_second_factors(
+    journal: &Journal,
+    keyring: &Keyring,
+    rotated: &mut Rotated,
+    mut done: impl FnMut(usize),
+) -> Result<(), ReconcileError> {
+    let newest = keyring.newest()?.to_string();
+    let mut after = None;
+    loop {
+        let seeds = journal.mfa_secrets_sealed_otherwise(&newest, after, TOKENS_A_CALL).await?;
+        let Some((last, _)) = seeds.last() else { return Ok(()) };
+        after = Some(*last);
+        for (operator_id, seed) in &seeds {
+            let row = operator_id.to_string();
+            let place = second_factor_place(&row);
+            let again = keyring.open(place, &seed.sealed).and_then(|open| keyring.seal(place, open.expose()));
+            match again {
+                Ok(sealed) => {
+                    let stored = journal.reseal_mfa_secret(*operator_id, seed, &sealed, &newest).await?;
+                    rotated.resealed += usize::from(stored);
+                    done(rotated.resealed);
+                }
+                Err(error @ KeyringError::NoKey) => return Err(error.into()),
+                Err(why) => {
+                    let whose = format!("the second factor of operator {operator_id}");
+                    rotated.unopened.push(Unopened { whose, why });
+                }
+            }
+        }
+    }
+}
+
+/// Where an operator's second factor stands; `row` is the operator's id.
+pub fn second_factor_place(row: &str) -> Place<'_> {
+    Place { table: "mfa_secrets", column: "secret", row }
 }
 
 /// A token's access and refresh tokens, sealed with the newest key.

@@ -22,14 +22,14 @@ pub use report::Report;
 pub use secret::Secret;
 pub use sections::{LogFormat, QueueDurability, Settings, Transport};
 pub use servers::{DatabaseUrl, RedisUrl};
-pub use values::{EncryptionKeys, Key, WebUrl};
+pub use values::{Key, Keys, WebUrl};
 
 /// What a command can't do without. What is given is checked for every command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Needs {
     /// Only what has defaults: `healthcheck`, `simulate`.
     Nothing,
-    /// PostgreSQL too: `migrate`, `streamer create` and the like.
+    /// PostgreSQL too: `migrate`, `streamer create`, `operator create` and the like.
     Database,
     /// All that is required: `serve`, `demo`, `check-config`.
     Everything,

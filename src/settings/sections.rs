@@ -12,7 +12,7 @@ use ipnet::IpNet;
 pub use self::twitch::{Chat, Transport, Twitch};
 use super::reader::{Fault, Reader};
 use super::servers::{self, DatabaseUrl, RedisUrl};
-use super::values::{self, EncryptionKeys, Key, WebUrl};
+use super::values::{self, Key, Keys, WebUrl};
 use super::{Needs, Secret};
 
 /// Stands in for an address that could not be read.
@@ -259,6 +259,10 @@ pub struct Limits {
     pub admin_requests_per_minute: u32,
     pub sign_ins_per_minute: u32,
     pub forms_per_minute: u32,
+    /// Of one address, and to one account.
+    pub operator_sign_ins_per_minute: u32,
+    /// Codes of a second factor, of one account.
+    pub operator_codes_per_minute: u32,
 }
 
 impl Limits {
@@ -273,25 +277,34 @@ impl Limits {
             admin_requests_per_minute: from.number("limits.admin_requests_per_minute", 1..=1_000_000),
             sign_ins_per_minute: from.number("limits.sign_ins_per_minute", 1..=1_000_000),
             forms_per_minute: from.number("limits.forms_per_minute", 1..=1_000_000),
+            operator_sign_ins_per_minute: from.number("limits.operator_sign_ins_per_minute", 1..=1_000_000),
+            operator_codes_per_minute: from.number("limits.operator_codes_per_minute", 1..=1_000_000),
         }
     }
 }
 
-/// Keys of the program's own.
+/// Keys of the program's own, and what guards passwords.
 #[derive(Clone, Debug)]
 pub struct Security {
     /// Newest first; none: tokens can't be stored.
-    pub encryption_keys: EncryptionKeys,
-    /// None: nobody can sign in.
+    pub encryption_keys: Keys,
+    /// None: no streamer can sign in.
     pub session_key: Option<Key>,
+    /// Sign operators' access tokens, newest first; none: no operator can sign in.
+    pub token_keys: Keys,
+    /// On one instance, at least 1.
+    pub hashes_at_once: usize,
 }
 
 impl Security {
     fn read(from: &mut Reader) -> Self {
-        let keys = from.optional("security.encryption_keys", values::encryption_keys);
+        let encryption_keys = from.optional("security.encryption_keys", values::keys);
+        let token_keys = from.optional("security.token_keys", values::keys);
         Security {
-            encryption_keys: keys.unwrap_or_default(),
+            encryption_keys: encryption_keys.unwrap_or_default(),
             session_key: from.optional("security.session_key", values::key),
+            token_keys: token_keys.unwrap_or_default(),
+            hashes_at_once: from.size("security.hashes_at_once", 1..=64),
         }
     }
 }

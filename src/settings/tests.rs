@@ -58,7 +58,8 @@ fn the_defaults_lack_only_what_is_required() {
 
 #[test]
 fn the_defaults_are_those_of_the_public_contract() {
-    let Settings { http, ops, redis, session, twitch, retention, log, .. } = load_with(&[]).unwrap().settings;
+    let settings = load_with(&[]).unwrap().settings;
+    let Settings { http, ops, redis, session, limits, twitch, security, retention, log, .. } = settings;
     assert_eq!(http.bind.to_string(), "0.0.0.0:8080");
     assert_eq!(http.public_url.as_str(), "http://localhost:8080");
     assert!(http.workers >= 1);
@@ -68,6 +69,8 @@ fn the_defaults_are_those_of_the_public_contract() {
     assert_eq!(session.orphan.as_secs(), 30);
     assert_eq!(session.tick.as_millis(), 50);
     assert_eq!(session.debounce.as_millis(), 1000);
+    assert_eq!((limits.operator_sign_ins_per_minute, limits.operator_codes_per_minute), (10, 5));
+    assert_eq!(security.hashes_at_once, 2);
     assert_eq!(twitch.transport, Transport::Webhook);
     assert_eq!(twitch.helix_url.as_str(), "https://api.twitch.tv/helix");
     assert_eq!(twitch.eventsub_url.as_str(), "wss://eventsub.wss.twitch.tv/ws");
@@ -309,14 +312,16 @@ fn the_webhook_secret_has_ten_to_a_hundred_printable_characters() {
 
 #[test]
 fn the_keys_are_taken_newest_first_and_each_once() {
-    let name = "CHATPULSE_SECURITY__ENCRYPTION_KEYS";
-    let keys = load_with(&[(name, &format!("{KEY_B}, {KEY_A}"))]).unwrap().settings.security.encryption_keys;
-    let first: Vec<u8> = keys.0.iter().map(|key| key.expose()[0]).collect();
-    assert_eq!(first, [0xbb, 0xaa]);
-    let problem = only_problem(load_with(&[(name, &format!("{KEY_A},{KEY_A}"))]));
-    assert_eq!(problem.what, "key 2 stands there twice");
-    let problem = only_problem(load_with(&[(name, &format!("{KEY_A},abc"))]));
-    assert_eq!(problem.what, "key 2 is not 64 hex characters");
+    for name in ["CHATPULSE_SECURITY__ENCRYPTION_KEYS", "CHATPULSE_SECURITY__TOKEN_KEYS"] {
+        let security = load_with(&[(name, &format!("{KEY_B}, {KEY_A}"))]).unwrap().settings.security;
+        let keys = [security.encryption_keys, security.token_keys].map(|keys| keys.0).concat();
+        let first: Vec<u8> = keys.iter().map(|key| key.expose()[0]).collect();
+        assert_eq!(first, [0xbb, 0xaa], "{name}");
+        let problem = only_problem(load_with(&[(name, &format!("{KEY_A},{KEY_A}"))]));
+        assert_eq!(problem.what, "key 2 stands there twice");
+        let problem = only_problem(load_with(&[(name, &format!("{KEY_A},abc"))]));
+        assert_eq!(problem.what, "key 2 is not 64 hex characters");
+    }
 }
 
 #[test]
@@ -330,6 +335,7 @@ fn no_secret_is_ever_printed() {
         ("CHATPULSE_ADMIN__BOOTSTRAP_TOKEN", "token-token-token-token-token-token"),
         ("CHATPULSE_SECURITY__ENCRYPTION_KEYS", KEY_A),
         ("CHATPULSE_SECURITY__SESSION_KEY", KEY_B),
+        ("CHATPULSE_SECURITY__TOKEN_KEYS", KEY_A),
     ];
     let Loaded { settings, report } = load_with(&variables).unwrap();
     let printed = format!("{settings:?} {settings:#?} {report:?} {}", report.full());
@@ -360,6 +366,7 @@ fn no_secret_is_printed_when_it_is_wrong() {
         ("CHATPULSE_HTTP__PUBLIC_URL", "https://user:leak@pulse.example"),
         ("CHATPULSE_ADMIN__BOOTSTRAP_TOKEN", "leak"),
         ("CHATPULSE_SECURITY__ENCRYPTION_KEYS", "leak"),
+        ("CHATPULSE_SECURITY__TOKEN_KEYS", "leak"),
         ("CHATPULSE_SECRET", "leak"),
     ];
     let (outcome, _) = load_file(text, &variables);

@@ -48,11 +48,11 @@ impl fmt::Display for WebUrl {
     }
 }
 
-/// The keys for stored tokens, newest first.
+/// Keys, newest first.
 #[derive(Clone, Debug, Default)]
-pub struct EncryptionKeys(pub Vec<Key>);
+pub struct Keys(pub Vec<Key>);
 
-impl Show for EncryptionKeys {
+impl Show for Keys {
     fn show(&self) -> String {
         "(set)".to_owned()
     }
@@ -160,7 +160,7 @@ pub fn key(text: &str) -> Result<Key, Fault> {
 }
 
 /// Keys, newest first, each only once.
-pub fn encryption_keys(text: &str) -> Result<EncryptionKeys, Fault> {
+pub fn keys(text: &str) -> Result<Keys, Fault> {
     let mut keys: Vec<Key> = Vec::new();
     for (index, text) in text.split(',').map(str::trim).enumerate() {
         let nth = index + 1;
@@ -170,7 +170,7 @@ pub fn encryption_keys(text: &str) -> Result<EncryptionKeys, Fault> {
         }
         keys.push(key);
     }
-    Ok(EncryptionKeys(keys))
+    Ok(Keys(keys))
 }
 
 /// An id given by Twitch.

@@ -1,12 +1,15 @@
 //! The command line: exit codes, and sentences that say what to do.
 
+use std::collections::HashSet;
 use std::net::TcpListener;
 use std::time::Duration;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::time::timeout;
+use uuid::Uuid;
 
 use crate::support::instance::{Ended, Instance, Stores, program};
+use crate::support::servers::connect;
 use crate::support::twitch::SECRET;
 
 /// Requires that a command failed with one plain sentence on standard error, and nothing else.
@@ -84,6 +87,9 @@ async fn wrong_usage_and_wrong_settings_exit_with_2() {
         &["no-such-command"][..],
         &["serve", "--no-such-option"],
         &["streamer", "create", "--login", "x"],
+        &["operator", "create", "--email", "ada@example.org"],
+        &["operator", "create", "--email", "ada@example.org", "--role", "king"],
+        &["operator", "create", "--email", "ada", "--role", "owner"],
         &["simulate", "--url", "http://127.0.0.1:1/", "--secret", "short"],
         &["simulate", "--url", "not a url", "--secret", SECRET],
         &["simulate", "--url", "http://127.0.0.1:1/", "--secret", SECRET, "--vote-share", "2"],
@@ -162,6 +168,94 @@ async fn creating_a_streamer_twice_prints_the_same_line() {
         ["streamer", "create", "--twitch-id", "12", "--login", "x", "--for", "Ja", "--against", " ja "];
     let refused = instance.program(&both_sides).await;
     assert_fails_plainly(&refused, 2, &["against_triggers", "one side only"]);
+}
+
+/// Runs `operator create`.
+async fn create_operator(environment: &[(String, String)], email: &str, role: &str) -> Ended {
+    program(&["operator", "create", "--email", email, "--role", role], environment).await
+}
+
+#[tokio::test]
+async fn creating_an_operator_prints_a_password_for_one_use() {
+    let stores = Stores::migrated().await;
+    let environment = stores.environment(&[]);
+    let sql = connect(&stores.owner_url).await;
+    let mut passwords = HashSet::new();
+    for role in ["owner", "admin", "viewer"] {
+        let ended = create_operator(&environment, &format!(" {role}@Example.org"), role).await;
+        assert_eq!((ended.code, ended.stdout.lines().count()), (Some(0), 1), "{ended:?}");
+        let line: Value = serde_json::from_str(&ended.stdout).unwrap();
+        let email = format!("{role}@example.org");
+        assert_eq!((&line["email"], &line["role"]), (&json!(email), &json!(role)));
+        assert_eq!(line.as_object().unwrap().len(), 4, "{line}");
+        let password = line["password"].as_str().unwrap().to_owned();
+        assert!(password.len() >= 20, "{line}");
+        assert!(!ended.stderr.contains(&password), "it is printed once");
+
+        let account = "SELECT id, role, password_hash, must_change_password, disabled_at IS NULL
+                       FROM chatpulse.operators WHERE email = $1";
+        let row = sql.query_one(account, &[&email]).await.unwrap();
+        assert_eq!(line["operator_id"], row.get::<_, Uuid>(0).to_string());
+        let (stored_role, hash): (String, String) = (row.get(1), row.get(2));
+        assert_eq!(stored_role, role);
+        assert!(hash.starts_with("$argon2id$v=19$m=19456,t=2,p=1$") && !hash.contains(&password), "{hash}");
+        assert!(row.get::<_, bool>(3) && row.get::<_, bool>(4), "it is for one use, and the account is open");
+        assert!(passwords.insert(password), "each account has its own");
+    }
+}
+
+#[tokio::test]
+async fn creating_an_operator_stands_in_the_security_log() {
+    let stores = Stores::migrated().await;
+    let ended = create_operator(&stores.environment(&[]), "ada@example.org", "owner").await;
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+    let line: Value = serde_json::from_str(&ended.stdout).unwrap();
+    let sql = connect(&stores.owner_url).await;
+    let log = "SELECT kind, subject, address, operator_id, detail FROM chatpulse.security_log";
+    let row = sql.query_one(log, &[]).await.unwrap();
+    let (kind, subject): (String, Option<String>) = (row.get(0), row.get(1));
+    assert_eq!((kind.as_str(), subject.as_deref()), ("operator_created", line["operator_id"].as_str()));
+    assert_eq!((row.get::<_, Option<String>>(2), row.get::<_, Option<Uuid>>(3)), (None, None));
+    let detail: Value = row.get(4);
+    assert_eq!(detail, json!({ "email": "ada@example.org", "role": "owner" }));
+}
+
+#[tokio::test]
+async fn an_operator_who_is_there_already_stays_as_they_are() {
+    let stores = Stores::migrated().await;
+    let environment = stores.environment(&[]);
+    let first = create_operator(&environment, "ada@example.org", "viewer").await;
+    assert_eq!(first.code, Some(0), "{first:?}");
+    let sql = connect(&stores.owner_url).await;
+    let all = "SELECT o.id::text || o.role || o.password_hash || o.version::text,
+                      (SELECT count(*) FROM chatpulse.security_log)
+               FROM chatpulse.operators o";
+    let look = async || {
+        let row = sql.query_one(all, &[]).await.unwrap();
+        (row.get::<_, String>(0), row.get::<_, i64>(1))
+    };
+    let before = look().await;
+    for email in ["ada@example.org", "ADA@example.org"] {
+        let ended = create_operator(&environment, email, "owner").await;
+        assert_fails_plainly(&ended, 1, &["ada@example.org", "has an account already"]);
+    }
+    assert_eq!(look().await, before);
+}
+
+#[tokio::test]
+async fn an_operator_with_a_wrong_email_or_role_is_refused_and_told_why() {
+    let stores = Stores::migrated().await;
+    let environment = stores.environment(&[]);
+    for email in ["ada", "@example.org", "ada@", "a da@example.org", "ada@example.org\nx", ""] {
+        let ended = create_operator(&environment, email, "viewer").await;
+        assert_fails_plainly(&ended, 2, &["--email", "name@example.org"]);
+    }
+    let ended = create_operator(&environment, "ada@example.org", "king").await;
+    assert_eq!(ended.code, Some(2), "{ended:?}");
+    assert!(ended.stderr.contains("viewer, admin, owner"), "{ended:?}");
+    let sql = connect(&stores.owner_url).await;
+    let count = sql.query_one("SELECT count(*) FROM chatpulse.operators", &[]).await.unwrap();
+    assert_eq!(count.get::<_, i64>(0), 0);
 }
 
 #[tokio::test]

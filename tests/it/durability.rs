@@ -298,7 +298,7 @@ mod strace {
 }
 
 /// Redis commands of connections, of looking whether Redis is there, and of a tick that asks what changed.
-const REDIS_PERIODIC: [&str; 14] = [
+const REDIS_PERIODIC: [&str; 15] = [
     "ping",
     "unwatch",
     "info",
@@ -309,6 +309,7 @@ const REDIS_PERIODIC: [&str; 14] = [
     "config|get",
     "fcall",
     "get",
+    "hget",
     "hmget",
     "zrangebyscore",
     "xlen",

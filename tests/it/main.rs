@@ -16,6 +16,8 @@ mod holds;
 mod house;
 mod journal;
 mod local;
+mod operators;
+mod operators_journal;
 mod pause;
 mod recording;
 mod redis_cluster;

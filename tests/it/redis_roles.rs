@@ -13,6 +13,7 @@ use chatpulse::hot::HotError;
 use chatpulse::hot::changes::Cursor;
 use chatpulse::hot::chat::{ChatBatch, ChatLine, ChatWindows, Erased};
 use chatpulse::hot::debounce::{Claim, Claimed};
+use chatpulse::hot::deny::{Denied, DenyList};
 use chatpulse::hot::keys::Bucket;
 use chatpulse::hot::limits::{Limit, Limits};
 use chatpulse::hot::mirror::Mirrored;
@@ -234,6 +235,10 @@ async fn the_hot_state_needs_no_more_than_its_user_may() {
     assert_eq!(hot.read(streamer_id, NOW).await.unwrap(), None);
     hot.discard(streamer_id).await.unwrap();
     use_windows(ChatWindows::new(hot.clone()), streamer_id).await;
+    let denied = DenyList::new(hot.clone());
+    denied.load(&[(Uuid::now_v7(), Duration::from_secs(60))]).await.unwrap();
+    denied.deny(&[(Uuid::now_v7(), Duration::from_secs(60))]).await.unwrap();
+    assert_eq!(denied.look(Uuid::now_v7()).await.unwrap(), Denied::No);
     hot.used_memory().await.unwrap();
 
     assert_nothing_was_refused(&server).await;

@@ -279,7 +279,7 @@ const PREVIOUS: [&str; 6] = [
     include_str!("../../schema/V5__votes.sql"),
     include_str!("../../schema/V6__sessions_and_streamers.sql"),
 ];
-const THIS: [&str; 7] = [
+const THIS: [&str; 8] = [
     include_str!("../../schema/V7__many_instances.sql"),
     include_str!("../../schema/V8__drained_votes.sql"),
     include_str!("../../schema/V9__lasting_plans.sql"),
@@ -287,6 +287,7 @@ const THIS: [&str; 7] = [
     include_str!("../../schema/V11__twitch.sql"),
     include_str!("../../schema/V12__retraction_and_pause.sql"),
     include_str!("../../schema/V13__recording.sql"),
+    include_str!("../../schema/V14__operators.sql"),
 ];
 
 /// The previous release's statements on an open connection, prepared once and for all.

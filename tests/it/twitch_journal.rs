@@ -225,9 +225,9 @@ async fn tokens_are_sealed_with_the_newest_key_and_those_that_no_key_opens_are_n
     let mut told = Vec::new();
     let rotated = vault::rotate(&journal, &keyring, |done| told.push(done)).await.unwrap();
     assert_eq!((rotated.resealed, told), (2, vec![1, 2]));
-    let unopened: Vec<_> = rotated.unopened.iter().map(|it| (it.owner.row(), &it.why)).collect();
+    let unopened: Vec<_> = rotated.unopened.iter().map(|it| (it.whose.clone(), &it.why)).collect();
     let why = KeyringError::UnknownKey(lost.newest().unwrap());
-    assert_eq!(unopened, [("channel/2".to_owned(), &why)]);
+    assert!(unopened.len() == 1 && unopened[0].0.starts_with("channel/2 (") && unopened[0].1 == &why);
     assert_eq!(stored(&journal, &Owner::channel("3")).await.key_id, keyring.newest().unwrap().to_string());
     assert_eq!(stored(&journal, &Owner::channel("2")).await.key_id, lost.newest().unwrap().to_string());
     let again = vault::rotate(&journal, &keyring, |_| {}).await.unwrap();

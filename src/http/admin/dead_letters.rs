@@ -7,6 +7,8 @@ use actix_web::web::{self, Data, Path};
 use serde::Serialize;
 use serde_json::Value;
 
+use super::audit::{self, Entry};
+use super::auth::caller::{Look, May, Steer};
 use super::only;
 use super::paging::{Listed, Page};
 use crate::hot::spill::DeadLetter;
@@ -61,7 +63,7 @@ impl From<DeadLetter> for DeadLetterShape {
 }
 
 /// The dead letters, oldest first.
-async fn list(state: Data<State>, page: Page<LetterId>) -> Result<HttpResponse, Problem> {
+async fn list(_: May<Look>, state: Data<State>, page: Page<LetterId>) -> Result<HttpResponse, Problem> {
     let after = page.after.as_ref().map(|LetterId(id)| id.as_str());
     let letters = state.spill.dead_letters(after, page.fetch() as usize).await?;
     let (letters, next) = page.cut(letters, |letter| LetterId(letter.id.clone()));
@@ -70,10 +72,14 @@ async fn list(state: Data<State>, page: Page<LetterId>) -> Result<HttpResponse, 
 }
 
 /// Puts a dead letter back into the queue.
-async fn retry(state: Data<State>, id: Path<String>) -> Result<HttpResponse, Problem> {
+async fn retry(who: May<Steer>, state: Data<State>, id: Path<String>) -> Result<HttpResponse, Problem> {
     let unknown = || Problem::not_found("There is no such dead letter.");
     let LetterId(id) = id.parse().map_err(|()| unknown())?;
-    if state.spill.retry_dead(&id).await? { Ok(HttpResponse::NoContent().finish()) } else { Err(unknown()) }
+    if !state.spill.retry_dead(&id).await? {
+        return Err(unknown());
+    }
+    Entry::of(audit::DEAD_LETTER_RETRIED, &who).about(&id).write(&state).await?;
+    Ok(HttpResponse::NoContent().finish())
 }
 
 #[cfg(test)]

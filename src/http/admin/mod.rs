@@ -1,14 +1,20 @@
 //! The admin API, `/admin/api/v1`: JSON for operators, behind a bearer token.
 //!
-//! Reading order: [`auth`] (who is let in), [`streamers`], [`sessions`] and
-//! [`dead_letters`] (the routes), [`shapes`] (what they answer), [`input`] (what they take), and of HTTP [`body`], [`paging`], [`precondition`].
+//! Reading order: [`auth`] (signing in, and who is let in), [`operators`], [`streamers`], [`sessions`],
+//! [`dead_letters`] and [`security_log`] (the routes), [`audit`] (what is written to that log), [`shapes`] (what they
+//! answer), [`input`] and [`fields`] (what they take), and of HTTP [`body`], [`paging`], [`precondition`], [`csv`].
 
-mod auth;
+mod audit;
+pub mod auth;
 mod body;
+mod csv;
 mod dead_letters;
+mod fields;
 mod input;
+mod operators;
 mod paging;
 mod precondition;
+mod security_log;
 pub(super) mod sessions;
 mod shapes;
 mod streamers;
@@ -19,18 +25,26 @@ use actix_web::web;
 
 use super::problem::only;
 
+const ROOT: &str = "/admin/api/v1";
+
 /// The routes of the admin API. Needs `web::Data<State>`.
 pub fn configure(routes: &mut web::ServiceConfig) {
     let headers = DefaultHeaders::new()
         .add((header::CACHE_CONTROL, "no-store"))
         .add((header::X_CONTENT_TYPE_OPTIONS, "nosniff"));
+    let guarded = web::scope("")
+        .wrap(from_fn(auth::guard::let_in))
+        .configure(auth::configure)
+        .configure(operators::configure)
+        .configure(streamers::configure)
+        .configure(sessions::configure)
+        .configure(dead_letters::configure)
+        .configure(security_log::configure);
     routes.service(
-        web::scope("/admin/api/v1")
-            .wrap(from_fn(auth::let_in))
-            // Around the line above: refusals are not to be stored either.
+        web::scope(ROOT)
+            // Around all: refusals are not to be stored either.
             .wrap(headers)
-            .configure(streamers::configure)
-            .configure(sessions::configure)
-            .configure(dead_letters::configure),
+            .configure(auth::configure_open)
+            .service(guarded),
     );
 }

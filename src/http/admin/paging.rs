@@ -43,11 +43,19 @@ impl<Id: FromStr> Page<Id> {
         let Ok(Query(asked)) = Query::<Asked>::from_query(query) else {
             return Err(Problem::bad_request("Only `limit` and `cursor` are understood, each at most once."));
         };
-        let limit = asked.limit.map_or(Ok(LIMIT_DEFAULT), |limit| limit.parse().map_err(|_| ()));
+        Page::of(asked.limit, asked.cursor)
+    }
+
+    /// The part of a list that these parameters ask for.
+    ///
+    /// # Errors
+    /// [`Problem`] 400 when one of them can't be read.
+    pub fn of(limit: Option<String>, cursor: Option<String>) -> Result<Page<Id>, Problem> {
+        let limit = limit.map_or(Ok(LIMIT_DEFAULT), |limit| limit.parse().map_err(|_| ()));
         let limit = limit.ok().filter(|limit| (1..=LIMIT_MAX).contains(limit)).ok_or_else(|| {
             Problem::bad_request(format!("`limit` has to be a whole number from 1 to {LIMIT_MAX}."))
         })?;
-        let after = asked.cursor.filter(|cursor| !cursor.is_empty()).map(|cursor| cursor.parse());
+        let after = cursor.filter(|cursor| !cursor.is_empty()).map(|cursor| cursor.parse());
         let after = after
             .transpose()
             .map_err(|_| Problem::bad_request("`cursor` has to be what the page before gave as `next`."))?;

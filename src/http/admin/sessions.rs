@@ -7,6 +7,7 @@ use actix_web::web::{self, Data, Path};
 use futures_util::future::join_all;
 use uuid::Uuid;
 
+use super::auth::caller::{Look, May};
 use super::only;
 use super::paging::{Listed, Page};
 use super::shapes::SessionShape;
@@ -25,7 +26,7 @@ pub fn configure(routes: &mut web::ServiceConfig) {
 }
 
 /// The live sessions, by streamer: the cursor is a streamer's id.
-async fn list(state: Data<State>, page: Page) -> Result<HttpResponse, Problem> {
+async fn list(_: May<Look>, state: Data<State>, page: Page) -> Result<HttpResponse, Problem> {
     let entries = state.journal.live_sessions(page.after, page.fetch()).await?;
     let (entries, next) = page.cut(entries, |entry| entry.streamer.id);
     let live = entries.iter().filter_map(|entry| entry.live.as_ref());
@@ -34,7 +35,7 @@ async fn list(state: Data<State>, page: Page) -> Result<HttpResponse, Problem> {
 }
 
 /// A session, live or over.
-async fn show(state: Data<State>, session_id: Path<Uuid>) -> Result<HttpResponse, Problem> {
+async fn show(_: May<Look>, state: Data<State>, session_id: Path<Uuid>) -> Result<HttpResponse, Problem> {
     let journal = &state.journal;
     let entry = journal.live_session(*session_id).await?;
     if let Some(live) = entry.and_then(|entry| entry.live) {

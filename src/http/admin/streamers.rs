@@ -4,8 +4,11 @@ use actix_web::http::StatusCode;
 use actix_web::http::header::{self, HeaderValue};
 use actix_web::web::{self, Data, Path};
 use actix_web::{HttpRequest, HttpResponse};
+use serde_json::json;
 use uuid::Uuid;
 
+use super::audit::{self, Entry};
+use super::auth::caller::{Caller, Look, May, Steer};
 use super::body::JsonBody;
 use super::paging::{Listed, Page};
 use super::precondition::{IfMatch, etag};
@@ -34,7 +37,7 @@ pub fn configure(routes: &mut web::ServiceConfig) {
         .service(command("enable").post(enable));
 }
 
-async fn list(state: Data<State>, page: Page) -> Result<HttpResponse, Problem> {
+async fn list(_: May<Look>, state: Data<State>, page: Page) -> Result<HttpResponse, Problem> {
     let streamers = state.journal.streamers(page.after, page.fetch()).await?;
     let (streamers, next) = page.cut(streamers, |streamer| streamer.id);
     let items: Vec<StreamerShape> =
@@ -43,6 +46,7 @@ async fn list(state: Data<State>, page: Page) -> Result<HttpResponse, Problem> {
 }
 
 async fn create(
+    who: May<Steer>,
     state: Data<State>,
     id: RequestId,
     JsonBody(body): JsonBody,
@@ -53,6 +57,8 @@ async fn create(
         return Ok(answer(StatusCode::OK, streamer, &state));
     }
     refresh(&state).await;
+    let entry = Entry::of(audit::STREAMER_CREATED, &who).about(streamer.id);
+    entry.with(json!({ "twitch_user_id": &streamer.profile.twitch_user_id })).write(&state).await?;
     let place = HeaderValue::from_str(&format!("/admin/api/v1/streamers/{}", streamer.id));
     let mut response = answer(StatusCode::CREATED, streamer, &state);
     if let Ok(place) = place {
@@ -61,12 +67,13 @@ async fn create(
     Ok(response)
 }
 
-async fn show(state: Data<State>, id: Path<Uuid>) -> Result<HttpResponse, Problem> {
+async fn show(_: May<Look>, state: Data<State>, id: Path<Uuid>) -> Result<HttpResponse, Problem> {
     let entry = state.journal.entry(*id).await?.ok_or(Refusal::Unknown)?;
     Ok(answer(StatusCode::OK, entry.streamer, &state))
 }
 
 async fn save_config(
+    who: May<Steer>,
     state: Data<State>,
     streamer_id: Path<Uuid>,
     request: HttpRequest,
@@ -77,6 +84,8 @@ async fn save_config(
     let config = input::config(body).map_err(Problem::invalid)?;
     let streamer = save(&state, *streamer_id, &condition, config, &id).await?;
     refresh(&state).await;
+    let entry = Entry::of(audit::CONFIG_SAVED, &who).about(streamer.id);
+    entry.with(json!({ "version": streamer.config.version })).write(&state).await?;
     Ok(answer(StatusCode::OK, streamer, &state))
 }
 
@@ -104,12 +113,18 @@ async fn save(
     Err(Problem::from(Refusal::ConfigMovedOn { current }).with_header(header::ETAG, etag(current)))
 }
 
-async fn reset(state: Data<State>, streamer_id: Path<Uuid>, id: RequestId) -> Result<HttpResponse, Problem> {
+async fn reset(
+    who: May<Steer>,
+    state: Data<State>,
+    streamer_id: Path<Uuid>,
+    id: RequestId,
+) -> Result<HttpResponse, Problem> {
     let journal = &state.journal;
     let done = journal.reset(*streamer_id, id.as_str()).await?;
     let entry = journal.entry(*streamer_id).await?.ok_or(Refusal::Unknown)?;
     if done {
         refresh(&state).await;
+        Entry::of(audit::SESSION_RESET, &who).about(*streamer_id).write(&state).await?;
     }
     match entry.live.filter(|_| done) {
         Some(live) => Ok(HttpResponse::Ok().json(sessions::live_shape(&state, &live).await)),
@@ -117,30 +132,42 @@ async fn reset(state: Data<State>, streamer_id: Path<Uuid>, id: RequestId) -> Re
     }
 }
 
-async fn rotate(state: Data<State>, streamer_id: Path<Uuid>, id: RequestId) -> Result<HttpResponse, Problem> {
-    change(&state, *streamer_id, Command::RotateOverlay { overlay_uuid: Uuid::new_v4() }, &id).await
+async fn rotate(
+    who: May<Steer>,
+    state: Data<State>,
+    streamer_id: Path<Uuid>,
+) -> Result<HttpResponse, Problem> {
+    let command = Command::RotateOverlay { overlay_uuid: Uuid::new_v4() };
+    change(&state, &who, *streamer_id, command, audit::OVERLAY_ROTATED).await
 }
 
 async fn disable(
+    who: May<Steer>,
     state: Data<State>,
     streamer_id: Path<Uuid>,
-    id: RequestId,
 ) -> Result<HttpResponse, Problem> {
-    change(&state, *streamer_id, Command::Disable, &id).await
+    change(&state, &who, *streamer_id, Command::Disable, audit::STREAMER_DISABLED).await
 }
 
-async fn enable(state: Data<State>, streamer_id: Path<Uuid>, id: RequestId) -> Result<HttpResponse, Problem> {
-    change(&state, *streamer_id, Command::Enable, &id).await
+async fn enable(
+    who: May<Steer>,
+    state: Data<State>,
+    streamer_id: Path<Uuid>,
+) -> Result<HttpResponse, Problem> {
+    change(&state, &who, *streamer_id, Command::Enable, audit::STREAMER_ENABLED).await
 }
 
 async fn change(
     state: &State,
+    who: &Caller,
     streamer_id: Uuid,
     command: Command,
-    id: &RequestId,
+    kind: &'static str,
 ) -> Result<HttpResponse, Problem> {
-    let entry = state.journal.change_streamer(streamer_id, command, id.as_str()).await?;
+    let request_id = who.origin.request_id.as_str();
+    let entry = state.journal.change_streamer(streamer_id, command, request_id).await?;
     refresh(state).await;
+    Entry::of(kind, who).about(streamer_id).write(state).await?;
     Ok(answer(StatusCode::OK, entry.streamer, state))
 }
 
