@@ -19,11 +19,13 @@ use super::state::State;
 use crate::actors::cast::{Ballot, cast};
 use crate::actors::directory::LiveEntry;
 use crate::actors::retract::Unwanted;
+use crate::actors::services::Services;
 use crate::actors::session::VoteOutcome;
 use crate::domain::command::Command;
 use crate::domain::sentiment::Side;
 use crate::domain::stream::StreamSeen;
 use crate::hot::chat::{ChatLine, Erased};
+use crate::journal::Journal;
 use crate::journal::tokens::Owner;
 use crate::reconcile::shards::Arrival;
 use crate::reconcile::subscriptions::is_recoverable;
@@ -33,6 +35,10 @@ use crate::twitch::socket::MessageKind;
 
 /// So long Twitch waits to hear that votes could not be taken back, and sends it again then.
 const TAKE_BACK_WAIT: Duration = Duration::from_secs(1);
+/// Between tries to note that a subscription has ended: PostgreSQL may be away, or the one who made it has not noted yet
+/// what Twitch has ended already.
+const NOTE_AGAIN: [Duration; 4] =
+    [Duration::from_secs(1), Duration::from_secs(4), Duration::from_secs(15), Duration::from_secs(60)];
 /// How long Twitch is asked to wait before it sends a vote again.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 
@@ -174,7 +180,8 @@ async fn take<'a>(
     }
 }
 
-/// Notes that a subscription has ended. What can't be noted now is found when the lists are compared.
+/// Notes that a subscription has ended, of which Twitch tells once. What can't be noted yet is tried again beside; what
+/// never can is found when the lists are compared.
 async fn take_revocation(revocation: &Revocation<'_>, state: &State) {
     tracing::warn!(
         subscription_type = %revocation.subscription_type,
@@ -182,13 +189,34 @@ async fn take_revocation(revocation: &Revocation<'_>, state: &State) {
         broadcaster = revocation.broadcaster_user_id.as_deref().unwrap_or(""),
         "Twitch ended a subscription"
     );
-    let recoverable = is_recoverable(&revocation.status);
-    let noted =
-        state.journal.revoke_subscription(&revocation.subscription_id, &revocation.status, recoverable).await;
-    match noted {
-        Ok(Some(_)) => state.services.chat_wanted.notify_one(),
-        Ok(None) => {}
-        Err(error) => tracing::warn!(%error, "that a subscription has ended can't be noted"),
+    let (id, status) = (&revocation.subscription_id, &revocation.status);
+    if note_revocation(&state.journal, &state.services, id, status).await {
+        return;
+    }
+    let (journal, services) = (state.journal.clone(), Arc::clone(&state.services));
+    let (id, status) = (id.to_string(), status.to_string());
+    actix_web::rt::spawn(async move {
+        for pause in NOTE_AGAIN {
+            tokio::time::sleep(pause).await;
+            if note_revocation(&journal, &services, &id, &status).await {
+                return;
+            }
+        }
+    });
+}
+
+/// Whether a subscription of ours was noted as ended just now.
+async fn note_revocation(journal: &Journal, services: &Services, id: &str, status: &str) -> bool {
+    match journal.revoke_subscription(id, status, is_recoverable(status)).await {
+        Ok(Some(_)) => {
+            services.chat_wanted.notify_one();
+            true
+        }
+        Ok(None) => false,
+        Err(error) => {
+            tracing::warn!(%error, "that a subscription has ended can't be noted yet");
+            false
+        }
     }
 }
 

@@ -168,6 +168,32 @@ async fn what_a_moderator_commands_while_postgresql_is_away_is_done_when_it_is_b
 }
 
 #[tokio::test]
+async fn an_end_that_is_told_before_the_beginning_was_noted_is_not_missed() {
+    let stage = Stage::set().await;
+    let (instance, ada, _overlay) = watched(&stage, &[]).await;
+    chat_is_connected(&stage).await;
+    let sql = instance.sql().await;
+    let known =
+        "SELECT subscription_id FROM chatpulse.eventsub_subscriptions WHERE type = $1 AND status = 'enabled'";
+    eventually("it is noted", async || sql.query_opt(known, &[&CHAT]).await.unwrap().is_some()).await;
+    let id: String = sql.query_one(known, &[&CHAT]).await.unwrap().get(0);
+    // As if the one who has made it had been held up before noting so.
+    let held_up = "UPDATE chatpulse.eventsub_subscriptions
+                   SET status = 'requested', subscription_id = NULL, due_at = clock_timestamp() + interval '1 h'
+                   WHERE subscription_id = $1";
+    sql.execute(held_up, &[&id]).await.unwrap();
+    stage.platform.revoke_subscription(&id, "notification_failures_exceeded").unwrap();
+    eventually("its end is told", async || {
+        instance.metrics().await["chatpulse_webhook_requests_total{outcome=\"revocation\"}"] == 1.0
+    })
+    .await;
+    let noted = "UPDATE chatpulse.eventsub_subscriptions SET status = 'enabled', subscription_id = $1 WHERE type = $2";
+    sql.execute(noted, &[&id, &CHAT]).await.unwrap();
+    eventually("there is another one", async || enabled(&stage, ADA).contains(CHAT)).await;
+    chat_votes(&stage, &instance, &ada).await;
+}
+
+#[tokio::test]
 async fn a_conduit_that_is_gone_is_made_again_with_all_that_came_through_it() {
     let stage = Stage::set().await;
     let (instance, ada, _overlay) = watched(&stage, &[]).await;
