@@ -201,9 +201,7 @@ fn are_neighbours(one: char, other: char) -> bool {
         let mut pairs = row.chars().zip(row.chars().skip(1));
         pairs.any(|pair| pair == (one, other) || pair == (other, one))
     };
-    one == other
-        || (in_alphabet && u32::from(one).abs_diff(u32::from(other)) == 1)
-        || ROWS.iter().any(|row| adjoin(&row))
+    one == other || (in_alphabet && u32::from(one).abs_diff(u32::from(other)) == 1) || ROWS.iter().any(adjoin)
 }
 
 /// Rows and columns of keyboards.

@@ -39,7 +39,7 @@ pub struct Problem {
     errors: Vec<FieldProblem>,
     headers: Vec<(HeaderName, HeaderValue)>,
     /// What the log says of it; never shown to the client.
-    cause: Option<String>,
+    cause: Option<Box<str>>,
     asked: Option<Box<Asked>>,
 }
 
@@ -134,7 +134,7 @@ impl Problem {
 
     /// Notes for the log what was behind a failure of ours; it is logged with the request.
     pub fn because(mut self, cause: impl ToString) -> Problem {
-        self.cause = Some(cause.to_string());
+        self.cause = Some(cause.to_string().into());
         self
     }
 
